@@ -1,0 +1,135 @@
+"""The endpoint layer of a language model."""
+
+import keras
+from keras import ops
+
+from ..losses.fused_linear_crossentropy import fused_linear_crossentropy
+
+
+@keras.saving.register_keras_serializable(package="orrery")
+class LanguageHead(keras.layers.Layer):
+    """Logits without targets; with targets, the fused loss and per-token NLL.
+
+    `logits = h W + b`. Given targets, the layer adds the mean cross-entropy
+    through `add_loss` without ever building the `(B, N, V)` logits, and
+    returns `nll[b, t] = -log softmax(logits[b, t])[targets[b, t]]`, which a
+    `Perplexity` metric reads.
+
+    Args:
+        vocabulary_size: int, V.
+        embedding: a `keras.layers.ReversibleEmbedding` of V rows whose matrix
+            the head shares (`W = E^T`), or `None` for a kernel of its own. A
+            shared embedding belongs to the model that owns it and is passed
+            again when that model is rebuilt; it is not part of the config.
+        use_bias: bool, whether to add `b`. Defaults to `True`.
+        chunk_size: int, tokens per chunk of the fused loss. Defaults to 256.
+
+    Call arguments:
+        hidden: float tensor `(B, N, d)`.
+        targets: int tensor `(B, N)` in `[0, V)`, or `None`.
+        sample_weight: float tensor `(B, N)`, or `None` for ones.
+        training: bool. Outside training the gradient is not formed: one matrix
+            product instead of three.
+
+    Returns:
+        float tensor `(B, N, V)` without targets, float32 `(B, N)` with them.
+
+    Raises:
+        ValueError: if `vocabulary_size` is below 2, or if `embedding` has
+            another number of rows.
+
+    Example:
+
+    ```python
+    head = LanguageHead(vocabulary_size=1000)
+    logits = head(keras.random.normal((2, 16, 64)))  # (2, 16, 1000)
+    ```
+
+    Reference:
+        - [Press and Wolf, 2016](https://arxiv.org/abs/1608.05859), tied
+          weights.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size,
+        embedding=None,
+        use_bias=True,
+        chunk_size=256,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not isinstance(vocabulary_size, int) or vocabulary_size < 2:
+            raise ValueError(
+                "`vocabulary_size` must be an integer of at least 2. "
+                f"Received: vocabulary_size={vocabulary_size}"
+            )
+        if embedding is not None and embedding.input_dim != vocabulary_size:
+            raise ValueError(
+                "`embedding` must have `vocabulary_size` rows. Received: "
+                f"embedding.input_dim={embedding.input_dim}, "
+                f"vocabulary_size={vocabulary_size}"
+            )
+        self.vocabulary_size = vocabulary_size
+        self.use_bias = use_bias
+        self.chunk_size = chunk_size
+        self.embedding = embedding
+        self.projection = None
+        if embedding is None:
+            self.projection = keras.layers.Dense(
+                vocabulary_size,
+                use_bias=False,
+                dtype=self.dtype_policy,
+                name="projection",
+            )
+
+    def build(self, input_shape):
+        if self.projection is not None:
+            self.projection.build(input_shape)
+        if self.use_bias:
+            self.bias = self.add_weight(
+                shape=(self.vocabulary_size,),
+                initializer="zeros",
+                name="bias",
+            )
+
+    def call(self, hidden, targets=None, sample_weight=None, training=False):
+        bias = self.bias if self.use_bias else None
+        if targets is None:
+            if self.projection is None:
+                logits = self.embedding(hidden, reverse=True)
+            else:
+                logits = self.projection(hidden)
+            if bias is None:
+                return logits
+            return logits + ops.cast(bias, logits.dtype)
+        tied = self.projection is None
+        kernel = self.embedding.embeddings if tied else self.projection.kernel
+        loss, nll = fused_linear_crossentropy(
+            hidden,
+            ops.cast(kernel, hidden.dtype),
+            targets,
+            bias=bias,
+            sample_weight=sample_weight,
+            transpose=tied,
+            chunk_size=self.chunk_size,
+            with_gradient=training,
+        )
+        self.add_loss(loss)
+        return nll
+
+    def compute_output_spec(
+        self, hidden, targets=None, sample_weight=None, training=False
+    ):
+        if targets is None:
+            shape = hidden.shape[:-1] + (self.vocabulary_size,)
+            return keras.KerasTensor(shape, dtype=self.compute_dtype)
+        return keras.KerasTensor(targets.shape, dtype="float32")
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "use_bias": self.use_bias,
+            "chunk_size": self.chunk_size,
+        }

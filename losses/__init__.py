@@ -1,0 +1,6 @@
+"""Losses: one per file, independent of every other room."""
+
+from .fused_linear_crossentropy import fused_linear_crossentropy
+from .koopman_consistency import KoopmanConsistency
+
+__all__ = ["KoopmanConsistency", "fused_linear_crossentropy"]

@@ -1,0 +1,477 @@
+"""The Koopman language model."""
+
+import keras
+from keras import ops
+
+from ..layers.causal_attention import CausalSelfAttention
+from ..layers.decoder_block import DecoderBlock
+from ..layers.koopman_operator import KoopmanOperator
+from ..layers.language_head import LanguageHead
+from ..layers.linear_recurrence import LinearRecurrence
+from ..layers.mixture_of_experts import MixtureOfExperts
+from ..losses.koopman_consistency import KoopmanConsistency
+from .registry import load
+
+MIXERS = ("attention", "resolvent", "koopman")
+TOTALS = ("steps", "linear", "state", "skill", "contribution")
+PRESETS = {
+    "koopman_lm_small": {
+        "vocabulary_size": 30_000,
+        "dim": 112,
+        "num_layers": 5,
+        "num_heads": 4,
+        "hidden_dim": 304,
+        "mixer": ["koopman", "attention", "koopman", "attention", "koopman"],
+        "dropout": 0.15,
+        "koopman": {"operator": "gradient", "delays": 2, "lift_dim": 224},
+        "replacement": 0.5,
+    },
+    "koopman_lm_stdlib": {
+        "vocabulary_size": 8_000,
+        "dim": 64,
+        "num_layers": 4,
+        "num_heads": 4,
+        "hidden_dim": 128,
+        "mixer": ["koopman", "attention", "koopman", "attention"],
+        "dropout": 0.2,
+        "koopman": {"operator": "gradient", "delays": 2, "lift_dim": 128},
+        "replacement": 0.5,
+    },
+}
+
+
+@keras.saving.register_keras_serializable(package="orrery")
+class KoopmanLM(keras.Model):
+    """A causal language model whose blocks can run as linear operators.
+
+    `h_0 = E[x]`, `h_{l+1} = block_l(h_l)`, logits `= RMSNorm(h_L) W + b`. A
+    block is a pre-norm residual step (mixer, then SwiGLU). Beside each block a
+    `KoopmanOperator` may learn its map as `h_{l+1} = psi(K_l phi(h_l))`: one
+    linear step in a lifted space. Koopman-forward mode (`set_replaced`) runs
+    the operators in the place of the blocks.
+
+    In training the operators add `koopman_weight` times their mean consistency
+    loss, and with `replacement` f > 0 they also take part in the language
+    task: of a batch of B rows the first `B f (L - l) / L` pass through operator
+    l instead of block l. So `B f / L` rows each run with 1, 2, ... L leading
+    blocks replaced, the others with none, and no row is computed twice.
+
+    Args:
+        vocabulary_size: int, V. Defaults to `30000`.
+        dim: int, width d. Defaults to `64`.
+        num_layers: int, number of blocks L. Defaults to `4`.
+        num_heads: int, heads of the attention and resolvent mixers. Defaults
+            to `4`.
+        mixer: `"attention"`, `"resolvent"` or `"koopman"` (a hard-stable
+            linear recurrence over tokens), or a list of L of them. Defaults
+            to `"attention"`.
+        num_experts: int, SwiGLU experts per block. Defaults to `1`.
+        hidden_dim: int, hidden width of an expert; `None` is `2 d`.
+        dropout: float in `[0, 1)`, rate on the embedding, on both branches of
+            a block and before the head. Defaults to `0.1`.
+        tie_embeddings: bool, whether the head shares the embedding. Defaults
+            to `True`.
+        koopman: dict, the config of the blocks' `KoopmanOperator`s, or `None`
+            for a model without operators.
+        detach: `"target"` or `"both"`, see `KoopmanConsistency`; with `"both"`
+            the operators watch the model and never change it.
+        replacement: float in `[0, 1]`, the fraction f above. Defaults to `0`.
+        replaced: sequence of int, the blocks run by their operators outside
+            training. Defaults to none.
+        embedding_stddev: float, deviation of the initial embeddings. Defaults
+            to `0.02`.
+
+    Call arguments:
+        inputs: int tensor `(B, N)` of token ids in `[0, V)`, any N; or a dict
+            with `"tokens"`, `"targets"` (int, `(B, N)`) and optionally
+            `"sample_weight"` (float, `(B, N)`).
+        training: bool.
+
+    Returns:
+        Logits `(B, N, V)`; with targets the float32 negative log-likelihood
+        per token `(B, N)`, its mean being added to the losses.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+
+    ```python
+    model = KoopmanLM(1000, koopman={"lift_dim": 64, "delays": 1})
+    logits = model(np.zeros((2, 16), "int32"))  # (2, 16, 1000)
+    ```
+
+    Reference:
+        - [Aswani et al., 2024](https://arxiv.org/abs/2409.01308), layers as
+          Koopman operators.
+        - [Vaswani et al., 2017](https://arxiv.org/abs/1706.03762)
+    """
+
+    presets = PRESETS
+
+    def __init__(
+        self,
+        vocabulary_size=30_000,
+        dim=64,
+        num_layers=4,
+        num_heads=4,
+        mixer="attention",
+        num_experts=1,
+        hidden_dim=None,
+        dropout=0.1,
+        tie_embeddings=True,
+        koopman=None,
+        detach="target",
+        replacement=0.0,
+        replaced=(),
+        embedding_stddev=0.02,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        mixers = [mixer] * num_layers if isinstance(mixer, str) else list(mixer)
+        for name in mixers:
+            if name not in MIXERS:
+                raise ValueError(
+                    f"`mixer` must be one of {MIXERS}. Received: {name!r}"
+                )
+        if len(mixers) != num_layers:
+            raise ValueError(
+                "`mixer` must name one mixer, or one per block. Received: "
+                f"{len(mixers)} mixers for num_layers={num_layers}"
+            )
+        if not 0 <= replacement <= 1:
+            raise ValueError(
+                f"`replacement` must be in [0, 1]. Received: {replacement}"
+            )
+        if koopman is None and (replacement or replaced):
+            raise ValueError(
+                "`replacement` and `replaced` need operators: give `koopman` "
+                f"a config. Received: replacement={replacement}, "
+                f"replaced={replaced}, koopman=None"
+            )
+
+        # === Layers ===
+        policy = {"dtype": self.dtype_policy}
+        self.token_embedding = keras.layers.ReversibleEmbedding(
+            vocabulary_size,
+            dim,
+            embeddings_initializer=keras.initializers.RandomNormal(
+                stddev=embedding_stddev
+            ),
+            name="token_embedding",
+            **policy,
+        )
+        self.embedding_dropout = keras.layers.Dropout(
+            dropout, name="embedding_dropout", **policy
+        )
+        self.blocks = [
+            DecoderBlock(
+                _mixer(name, num_heads, policy),
+                MixtureOfExperts(
+                    num_experts,
+                    hidden_dim,
+                    dropout=0.0,
+                    name="feedforward",
+                    **policy,
+                ),
+                dropout=dropout,
+                name=f"block_{index}",
+                **policy,
+            )
+            for index, name in enumerate(mixers)
+        ]
+        self.operators = [
+            KoopmanOperator(
+                **koopman, name=f"koopman_operator_{index}", **policy
+            )
+            for index in range(num_layers if koopman is not None else 0)
+        ]
+        self.final_norm = keras.layers.RMSNormalization(
+            name="final_norm", **policy
+        )
+        self.final_dropout = keras.layers.Dropout(
+            dropout, name="final_dropout", **policy
+        )
+        self.head = LanguageHead(
+            vocabulary_size,
+            embedding=self.token_embedding if tie_embeddings else None,
+            name="head",
+            **policy,
+        )
+        self.consistency = KoopmanConsistency(detach=detach)
+
+        # === Config ===
+        self.vocabulary_size = vocabulary_size
+        self.dim = dim
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.mixer = mixer if isinstance(mixer, str) else mixers
+        self.num_experts = num_experts
+        self.hidden_dim = hidden_dim
+        self.dropout = dropout
+        self.tie_embeddings = tie_embeddings
+        self.koopman = koopman
+        self.detach = detach
+        self.replacement = replacement
+        self.embedding_stddev = embedding_stddev
+        self.replaced = self._checked_replaced(replaced)
+
+    def build(self, input_shape=None):
+        hidden_shape = (None, None, self.dim)
+        self.token_embedding.build((None, None))
+        for layer in (*self.blocks, *self.operators):
+            layer.build(hidden_shape)
+        self.final_norm.build(hidden_shape)
+        self.head.build(hidden_shape)
+        if self.operators:
+            self.koopman_weight = self.add_weight(
+                shape=(),
+                initializer="zeros",
+                dtype="float32",
+                trainable=False,
+                autocast=False,
+                name="koopman_weight",
+            )
+            self.koopman_totals = self.add_weight(
+                shape=(len(TOTALS),),
+                initializer="zeros",
+                dtype="float32",
+                trainable=False,
+                autocast=False,
+                name="koopman_totals",
+            )
+
+    # === Functional Model ===
+    def call(self, inputs, training=False):
+        # `training` goes to every layer by name: Keras' stateless calls (a
+        # `fit` on JAX) open no call context for a model's own layers.
+        tokens, targets, sample_weight = _unpack(inputs)
+        h = self.token_embedding(tokens)
+        h = self.embedding_dropout(h, training=training)
+        measured = []
+        for index in range(self.num_layers):
+            if training and self.operators:
+                h = self._training_step(h, index, measured)
+            elif index in self.replaced:
+                h = self.operators[index](h)
+            else:
+                h = self.blocks[index](h, training=training)
+        if measured:
+            self._add_consistency(measured)
+        h = self.final_dropout(self.final_norm(h), training=training)
+        return self.head(h, targets, sample_weight, training=training)
+
+    def _training_step(self, h, index, measured):
+        """Block `index` on most rows, its operator on the first few."""
+        operator, block = self.operators[index], self.blocks[index]
+        share = self.replacement * (1 - index / self.num_layers)
+        # In 1,024ths, so that a batch size unknown to the graph will do.
+        rows = ops.shape(h)[0] * round(1024 * share) // 1024
+        x = h[rows:] if share else h
+        x_next = block(x, training=True)
+        measured.append(
+            operator.consistency(x, x_next, self.consistency, training=True)
+        )
+        if not share:
+            return x_next
+        return ops.concatenate([operator(h[:rows]), x_next], axis=0)
+
+    def _add_consistency(self, measured):
+        losses, measures = zip(*measured, strict=True)
+
+        def mean(values):
+            return sum(values) / self.num_layers
+
+        weight = ops.convert_to_tensor(self.koopman_weight)
+        contribution = weight * mean(losses)
+        self.add_loss(contribution)
+        row = [
+            ops.ones(()),
+            *(
+                mean([measure[name] for measure in measures])
+                for name in ("linear", "state", "skill")
+            ),
+            ops.stop_gradient(contribution),
+        ]
+        row = ops.stack([ops.cast(value, "float32") for value in row])
+        finite = ops.all(ops.isfinite(row))
+        self.koopman_totals.assign_add(ops.where(finite, row, 0.0))
+
+    def compute_output_spec(self, inputs, training=False):
+        tokens, targets, _ = _unpack(inputs)
+        if targets is not None:
+            return keras.KerasTensor(targets.shape, dtype="float32")
+        shape = (*tokens.shape, self.vocabulary_size)
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    # === Koopman-forward mode ===
+    def set_replaced(self, indices):
+        """Choose the blocks that their operators run outside training.
+
+        Args:
+            indices: sequence of int in `[0, L)`; empty for the whole model.
+        """
+        self.replaced = self._checked_replaced(indices)
+        # The choice is part of the compiled graphs of evaluate and predict.
+        self.test_function = self.predict_function = None
+
+    def _checked_replaced(self, indices):
+        indices = tuple(sorted(set(indices)))
+        count = len(self.operators)
+        if any(not 0 <= index < count for index in indices):
+            raise ValueError(
+                f"`replaced` must hold indices of the {count} operators. "
+                f"Received: {indices}"
+            )
+        return indices
+
+    def trajectory(self, tokens):
+        """The hidden states `[h_0, ..., h_L]` of the blocks, without dropout.
+
+        Args:
+            tokens: int tensor `(B, N)`.
+
+        Returns:
+            list of L + 1 float tensors `(B, N, d)`.
+        """
+        states = [self.token_embedding(tokens)]
+        for block in self.blocks:
+            states.append(block(states[-1]))
+        return states
+
+    def fit_operators(self, dataset):
+        """Solve every operator on a data set, the model's weights frozen.
+
+        One pass accumulates the exact statistics (no forgetting, every token),
+        then each K is the ridge least-squares map of its block.
+
+        Args:
+            dataset: iterable of int arrays `(B, N)` of token ids, or of the
+                batches `fit` takes.
+
+        Raises:
+            ValueError: if the model has no operators, they are trained by
+                gradient, or the data set is empty.
+        """
+        if not self.operators:
+            raise ValueError(
+                "`fit_operators` needs operators. Received: koopman=None"
+            )
+        for operator in self.operators:
+            operator.reset_statistics()
+        batches = 0
+        for batch in dataset:
+            inputs = batch[0] if isinstance(batch, tuple) else batch
+            states = self.trajectory(_unpack(inputs)[0])
+            for operator, x, x_next in zip(
+                self.operators, states, states[1:], strict=True
+            ):
+                operator.observe(x, x_next)
+            batches += 1
+        if not batches:
+            raise ValueError("`dataset` must hold at least one batch.")
+        for operator in self.operators:
+            operator.solve()
+        self.test_function = self.predict_function = None
+
+    def koopman_measures(self):
+        """Epoch means of the operators' measures, a dict of floats."""
+        steps, *sums = ops.convert_to_numpy(self.koopman_totals).tolist()
+        return {
+            name: value / max(steps, 1.0)
+            for name, value in zip(TOTALS[1:], sums, strict=True)
+        }
+
+    def reset_koopman_totals(self):
+        """Start the means of `koopman_measures` afresh."""
+        self.koopman_totals.assign(ops.zeros((len(TOTALS),)))
+
+    # === Streaming ===
+    def initial_state(self, batch_size, max_length):
+        """The state of every block, or of its operator, before any token."""
+        return tuple(
+            self._runner(index).initial_state(batch_size, max_length)
+            for index in range(self.num_layers)
+        )
+
+    def step(self, tokens, state, index):
+        """Next-token logits `(B, 1, V)` after tokens `(B, 1)` at `index`."""
+        h = self.token_embedding(tokens)
+        states = []
+        for layer, before in enumerate(state):
+            h, after = self._runner(layer).step(h, before, index)
+            states.append(after)
+        return self.head(self.final_norm(h)), tuple(states)
+
+    def _runner(self, index):
+        replaced = index in self.replaced
+        return self.operators[index] if replaced else self.blocks[index]
+
+    # === Config ===
+    @classmethod
+    def from_preset(cls, name, load_weights=True, **changes):
+        """A named architecture, with its trained weights if asked for.
+
+        Args:
+            name: str, one of `KoopmanLM.presets`; or, for trained weights, the
+                folder of a saved model.
+            load_weights: bool. `False` builds the architecture afresh.
+            **changes: arguments of the constructor that replace the preset's;
+                only with `load_weights=False`.
+
+        Returns:
+            A `KoopmanLM`.
+
+        Raises:
+            ValueError: unknown name, or changes to a trained model.
+        """
+        if load_weights:
+            if changes:
+                raise ValueError(
+                    "A trained model cannot be changed: use "
+                    f"`load_weights=False`. Received: {sorted(changes)}"
+                )
+            return load(name)
+        if name not in PRESETS:
+            raise ValueError(
+                f"`name` must be one of {sorted(PRESETS)}. Received: {name!r}"
+            )
+        return cls(**{**PRESETS[name], **changes})
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "dim": self.dim,
+            "num_layers": self.num_layers,
+            "num_heads": self.num_heads,
+            "mixer": self.mixer,
+            "num_experts": self.num_experts,
+            "hidden_dim": self.hidden_dim,
+            "dropout": self.dropout,
+            "tie_embeddings": self.tie_embeddings,
+            "koopman": self.koopman,
+            "detach": self.detach,
+            "replacement": self.replacement,
+            "replaced": list(self.replaced),
+            "embedding_stddev": self.embedding_stddev,
+        }
+
+
+def _mixer(name, num_heads, policy):
+    if name == "attention":
+        return CausalSelfAttention(num_heads, name="mixer", **policy)
+    if name == "resolvent":
+        from ..layers.resolvent_mixer import ResolventMixer
+        return ResolventMixer(num_heads, name="mixer", **policy)
+    return LinearRecurrence(name="mixer", **policy)
+
+
+def _unpack(inputs):
+    if isinstance(inputs, dict):
+        return (
+            inputs["tokens"],
+            inputs.get("targets"),
+            inputs.get("sample_weight"),
+        )
+    return inputs, None, None
