@@ -8,6 +8,7 @@ from .language_head import LanguageHead
 from .lift import Lift
 from .linear_recurrence import LinearRecurrence
 from .mixture_of_experts import MixtureOfExperts
+from .resolvent_mixer import ResolventMixer
 
 __all__ = [
     "CausalSelfAttention",
@@ -17,5 +18,6 @@ __all__ = [
     "Lift",
     "LinearRecurrence",
     "MixtureOfExperts",
+    "ResolventMixer",
     "StreamingEDMD",
 ]

@@ -26,8 +26,9 @@ def rotary(x, positions):
     half = x.shape[-1] // 2
     rate = ROTARY_BASE ** (-ops.arange(half, dtype="float32") / half)
     angle = ops.cast(positions, "float32")[:, None, None] * rate
-    cosine, sine = ops.cast(ops.cos(angle), x.dtype), ops.cast(
-        ops.sin(angle), x.dtype
+    cosine, sine = (
+        ops.cast(ops.cos(angle), x.dtype),
+        ops.cast(ops.sin(angle), x.dtype),
     )
     a, b = x[..., :half], x[..., half:]
     return ops.concatenate(

@@ -55,9 +55,11 @@ class DecoderBlock(keras.layers.Layer):
 
     def build(self, input_shape):
         self.mixer_norm.build(input_shape)
-        self.mixer.build(input_shape)
         self.feedforward_norm.build(input_shape)
-        self.feedforward.build(input_shape)
+        # Restored from a config, the given layers come already built.
+        for layer in (self.mixer, self.feedforward):
+            if not layer.built:
+                layer.build(input_shape)
 
     def call(self, x):
         y = self.mixer(self.mixer_norm(x))

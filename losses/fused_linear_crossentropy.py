@@ -1,6 +1,5 @@
 """The cross-entropy of a linear head that never builds its logits."""
 
-import keras
 from keras import ops
 
 CHUNK_SIZE = 256
@@ -106,11 +105,11 @@ def fused_linear_crossentropy(
         """Per-token NLL and the softmax pieces of chunk i."""
         s = logits(h, kernel, bias)
         y = chunk(targets, i)
-        top = ops.max(s, axis=-1, keepdims=True)
-        e = ops.exp(s - top)
+        s = s - ops.max(s, axis=-1, keepdims=True)
+        e = ops.exp(s)
         total = ops.sum(e, axis=-1, keepdims=True)
         picked = ops.take_along_axis(s, y[:, None], axis=-1)
-        nll = (ops.log(total) + top - picked)[:, 0]
+        nll = (ops.log(total) - picked)[:, 0]
         return nll, e, total, y
 
     def evaluate(hidden, kernel, bias):
@@ -177,8 +176,10 @@ def fused_linear_crossentropy(
         packed = ops.concatenate([ops.sum(nll * weight)[None], nll])
         return packed, gradient
 
-    kernel = ops.convert_to_tensor(kernel)
-    bias = ops.zeros((1,)) if bias is None else ops.convert_to_tensor(bias)
+    # Reading through an operation turns a variable into a tensor, which is
+    # all that TensorFlow's custom gradients may see.
+    bias = ops.zeros((1,)) if bias is None else bias
+    kernel, bias = (ops.reshape(x, x.shape) for x in (kernel, bias))
     if with_gradient:
         packed = ops.custom_gradient(differentiate)(hidden, kernel, bias)
     else:

@@ -9,6 +9,7 @@ from ..layers.koopman_operator import KoopmanOperator
 from ..layers.language_head import LanguageHead
 from ..layers.linear_recurrence import LinearRecurrence
 from ..layers.mixture_of_experts import MixtureOfExperts
+from ..layers.resolvent_mixer import ResolventMixer
 from ..losses.koopman_consistency import KoopmanConsistency
 from .registry import load
 
@@ -128,6 +129,19 @@ class KoopmanLM(keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        for name, value in (
+            ("vocabulary_size", vocabulary_size),
+            ("dim", dim),
+            ("num_layers", num_layers),
+        ):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"`{name}` must be a positive integer. Received: {value!r}"
+                )
+        if not 0 <= dropout < 1:
+            raise ValueError(
+                f"`dropout` must be in [0, 1). Received: {dropout}"
+            )
         mixers = [mixer] * num_layers if isinstance(mixer, str) else list(mixer)
         for name in mixers:
             if name not in MIXERS:
@@ -339,19 +353,20 @@ class KoopmanLM(keras.Model):
             states.append(block(states[-1]))
         return states
 
-    def fit_operators(self, dataset):
-        """Solve every operator on a data set, the model's weights frozen.
+    def fit_operators(self, tokens, batch_size=32):
+        """Solve every operator by exact EDMD, the model's weights frozen.
 
-        One pass accumulates the exact statistics (no forgetting, every token),
+        One pass accumulates the statistics of every token without forgetting;
         then each K is the ridge least-squares map of its block.
 
         Args:
-            dataset: iterable of int arrays `(B, N)` of token ids, or of the
-                batches `fit` takes.
+            tokens: int array `(n, N)`, or any data set `predict` takes whose
+                inputs this model takes.
+            batch_size: int, rows at a time, for an array. Defaults to `32`.
 
         Raises:
-            ValueError: if the model has no operators, they are trained by
-                gradient, or the data set is empty.
+            ValueError: if the model has no operators or they are trained by
+                gradient.
         """
         if not self.operators:
             raise ValueError(
@@ -359,20 +374,35 @@ class KoopmanLM(keras.Model):
             )
         for operator in self.operators:
             operator.reset_statistics()
-        batches = 0
-        for batch in dataset:
-            inputs = batch[0] if isinstance(batch, tuple) else batch
-            states = self.trajectory(_unpack(inputs)[0])
-            for operator, x, x_next in zip(
-                self.operators, states, states[1:], strict=True
-            ):
-                operator.observe(x, x_next)
-            batches += 1
-        if not batches:
-            raise ValueError("`dataset` must hold at least one batch.")
+        arrays = hasattr(tokens, "shape")
+        _Observation(self).predict(
+            tokens, batch_size=batch_size if arrays else None, verbose=0
+        )
         for operator in self.operators:
             operator.solve()
-        self.test_function = self.predict_function = None
+
+    def with_operators(self, koopman):
+        """This model's weights beside fresh operators of another kind.
+
+        Args:
+            koopman: dict, the config of the operators, or `None`.
+
+        Returns:
+            A `KoopmanLM` that shares no variable with this one.
+        """
+        config = {
+            **self.get_config(),
+            "koopman": koopman,
+            "replacement": 0.0,
+            "replaced": [],
+        }
+        copy = KoopmanLM.from_config(config)
+        copy.build()
+        parts = ("token_embedding", "final_norm", "head")
+        pairs = [(getattr(self, n), getattr(copy, n)) for n in parts]
+        for own, new in [*pairs, *zip(self.blocks, copy.blocks, strict=True)]:
+            new.set_weights(own.get_weights())
+        return copy
 
     def koopman_measures(self):
         """Epoch means of the operators' measures, a dict of floats."""
@@ -387,6 +417,12 @@ class KoopmanLM(keras.Model):
         self.koopman_totals.assign(ops.zeros((len(TOTALS),)))
 
     # === Streaming ===
+    def generate(self, prompt, max_length, **options):
+        """Continue a prompt; see `orrery.zoo.generation.generate`."""
+        from .generation import generate
+
+        return generate(self, prompt, max_length, **options)
+
     def initial_state(self, batch_size, max_length):
         """The state of every block, or of its operator, before any token."""
         return tuple(
@@ -458,11 +494,27 @@ class KoopmanLM(keras.Model):
         }
 
 
+class _Observation(keras.Model):
+    """Shows every block's inputs and outputs to its operator, compiled."""
+
+    def __init__(self, model):
+        super().__init__(name="observation")
+        self.model = model
+
+    def call(self, inputs):
+        tokens = _unpack(inputs)[0]
+        states = self.model.trajectory(tokens)
+        for operator, x, x_next in zip(
+            self.model.operators, states[:-1], states[1:], strict=True
+        ):
+            operator.observe(x, x_next)
+        return tokens[:, 0]
+
+
 def _mixer(name, num_heads, policy):
     if name == "attention":
         return CausalSelfAttention(num_heads, name="mixer", **policy)
     if name == "resolvent":
-        from ..layers.resolvent_mixer import ResolventMixer
         return ResolventMixer(num_heads, name="mixer", **policy)
     return LinearRecurrence(name="mixer", **policy)
 

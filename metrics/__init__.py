@@ -1,0 +1,5 @@
+"""Metrics: one per file."""
+
+from .perplexity import Perplexity
+
+__all__ = ["Perplexity"]

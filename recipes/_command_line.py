@@ -1,0 +1,146 @@
+"""The flags every recipe has, and the choice of the backend before Keras."""
+
+import argparse
+import importlib.util
+import json
+import os
+import pathlib
+import platform
+import sys
+
+BACKENDS = {
+    "jax": "pip install 'orrery[jax]'",
+    "torch": "pip install 'orrery[torch]'",
+    "tensorflow": "pip install 'orrery[tensorflow]'",
+}
+
+
+def parser(description):
+    """An argument parser with the flags of DESIGN's recipes.
+
+    The recipe adds its own, then calls `parse`.
+    """
+    flags = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = flags.add_argument
+    add(
+        "--backend",
+        default=os.environ.get("KERAS_BACKEND", "jax"),
+        help=f"one of {', '.join(BACKENDS)}",
+    )
+    add(
+        "--data-dir",
+        help="folder of downloaded data files; ORRERY_DATA_DIR, then the "
+        "cache, then the network if not given",
+    )
+    add("--batch-size", type=int, default=32, help="sequences per step")
+    add("--seed", type=int, default=0, help="of weights, dropout and order")
+    add("--out", type=pathlib.Path, help="folder of all results")
+    add(
+        "--resume",
+        action="store_true",
+        help="continue the interrupted run in --out",
+    )
+    add(
+        "--devices",
+        type=int,
+        default=1,
+        help="devices that share each batch (JAX only)",
+    )
+    add(
+        "--smoke",
+        action="store_true",
+        help="a few steps of everything, in under a minute",
+    )
+    return flags
+
+
+def parse(flags, argv=None):
+    """Parse the flags and select the backend; import Keras only afterwards."""
+    arguments = flags.parse_args(argv)
+    backend = arguments.backend
+    if backend not in BACKENDS:
+        flags.error(
+            f"--backend must be one of {', '.join(BACKENDS)}; got {backend!r}"
+        )
+    if importlib.util.find_spec(backend) is None:
+        flags.error(
+            f"--backend {backend}: {backend} is not installed; try\n"
+            f"    {BACKENDS[backend]}"
+        )
+    for name in ("batch_size", "devices"):
+        if getattr(arguments, name) < 1:
+            flags.error(
+                f"--{name.replace('_', '-')} must be at least 1; got "
+                f"{getattr(arguments, name)}"
+            )
+    if arguments.seed < 0:
+        flags.error(f"--seed must not be negative; got {arguments.seed}")
+    if arguments.devices > 1 and backend != "jax":
+        flags.error(
+            f"--devices {arguments.devices} needs --backend jax "
+            f"(keras.distribution); got --backend {backend}"
+        )
+    os.environ["KERAS_BACKEND"] = backend
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    return arguments
+
+
+def open_folder(path):
+    """Make the folder of the results and prove that it can be written to."""
+    probe = path / ".write_test"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SystemExit(
+            f"--out {path} cannot be written to: {error}"
+        ) from None
+
+
+def distribute(devices):
+    """Share every batch among `devices` devices by data parallelism."""
+    import keras
+
+    if devices == 1:
+        return
+    available = keras.distribution.list_devices()
+    if len(available) < devices:
+        raise SystemExit(
+            f"--devices {devices}: only {len(available)} present: {available}"
+        )
+    keras.distribution.set_distribution(
+        keras.distribution.DataParallel(devices=available[:devices])
+    )
+
+
+def versions():
+    """The software and hardware of this run, a JSON-plain dict."""
+    import keras
+    import numpy
+    import orrery
+
+    backend = keras.backend.backend()
+    module = importlib.import_module(backend)
+    return {
+        "orrery": orrery.__version__,
+        "python": platform.python_version(),
+        "keras": keras.__version__,
+        "numpy": numpy.__version__,
+        backend: module.__version__,
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "command": " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def write_json(path, content):
+    """Write a JSON file that people can read, through a rename."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(
+        json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8"
+    )
+    os.replace(partial, path)

@@ -1,0 +1,203 @@
+"""Pictures and `report.md` of `koopman_lm.py`, from the files of a run."""
+
+import csv
+import importlib.util
+import json
+import math
+
+COLORS = {"koopman": "C0", "base": "C1", "lstm": "C2"}
+
+
+def write_report(folder):
+    """Draw what was measured and write `report.md`."""
+    read = {
+        name: json.loads((folder / f"{name}.json").read_text("utf-8"))
+        for name in ("config", "metrics")
+    }
+    histories = {
+        arm: _history(folder / arm / "history.csv")
+        for arm in read["metrics"]["arms"]
+        if (folder / arm / "history.csv").exists()
+    }
+    pictures = []
+    if importlib.util.find_spec("matplotlib") is None:
+        print("No pictures: pip install 'orrery[plot]' draws them.")
+    else:
+        pictures = _draw(folder, read["metrics"], histories)
+    text = _text(folder, read["config"], read["metrics"], histories, pictures)
+    (folder / "report.md").write_text(text, encoding="utf-8")
+
+
+def _history(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {key: [float(row[key]) for row in rows] for key in rows[0]}
+
+
+def _draw(folder, metrics, histories):
+    from matplotlib.figure import Figure
+
+    def save(figure, name):
+        figure.savefig(folder / name, dpi=150)
+        pictures.append(name)
+
+    pictures = []
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    loss, perplexity = figure.subplots(1, 2)
+    for arm, history in histories.items():
+        color = COLORS[arm]
+        loss.plot(
+            history["epoch"],
+            [math.log(value) for value in history["perplexity"]],
+            color=color,
+            linestyle=":",
+            label=f"{arm}, training",
+        )
+        loss.plot(
+            history["epoch"],
+            [math.log(value) for value in history["val_perplexity"]],
+            color=color,
+            marker="o",
+            label=f"{arm}, validation",
+        )
+        perplexity.plot(
+            history["epoch"],
+            history["val_perplexity"],
+            color=color,
+            marker="o",
+            label=arm,
+        )
+    if "ngram" in metrics["arms"]:
+        value = metrics["arms"]["ngram"]["valid"]["perplexity"]
+        perplexity.axhline(
+            value, color="0.5", linestyle="--", label="Kneser-Ney 5-gram"
+        )
+    loss.set(xlabel="epoch", ylabel="nats per token", title="Cross-entropy")
+    perplexity.set(
+        xlabel="epoch", ylabel="perplexity", title="Validation perplexity"
+    )
+    perplexity.set_yscale("log")
+    loss.legend()
+    perplexity.legend()
+    save(figure, "curves.png")
+
+    if "koopman" in histories:
+        history = histories["koopman"]
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        weight, error = figure.subplots(1, 2)
+        weight.plot(
+            history["epoch"],
+            history["koopman_effective_weight"],
+            marker="o",
+            label="weight in force",
+        )
+        weight.plot(
+            history["epoch"],
+            history["koopman_contribution_fraction"],
+            marker="o",
+            label="part of the total loss",
+        )
+        weight.set(xlabel="epoch", title="Koopman loss in training")
+        weight.legend()
+        for key, name in (
+            ("koopman_linear", "relative error, lifted"),
+            ("koopman_state", "relative error, state"),
+            ("koopman_skill", "skill against identity"),
+        ):
+            error.plot(history["epoch"], history[key], marker="o", label=name)
+        error.set(xlabel="epoch", title="How well the operators predict")
+        error.axhline(0, color="0.8", linewidth=1)
+        error.legend()
+        save(figure, "koopman.png")
+        if (folder / "koopman/operators/eigenvalues.png").exists():
+            pictures.append("koopman/operators/eigenvalues.png")
+
+    if "replaced" in metrics:
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        axes = figure.subplots()
+        for kind, curve in metrics["replaced"].items():
+            axes.plot(range(len(curve)), curve, marker="o", label=kind)
+        if "ngram" in metrics["arms"]:
+            axes.axhline(
+                metrics["arms"]["ngram"]["unigram"]["perplexity"],
+                color="0.5",
+                linestyle="--",
+                label="unigram",
+            )
+        axes.set_yscale("log")
+        axes.set(
+            xlabel="leading blocks replaced by operators",
+            ylabel="validation perplexity",
+            title="Koopman-forward perplexity of the same weights",
+            xticks=range(len(curve)),
+        )
+        axes.legend()
+        save(figure, "replaced.png")
+    return pictures
+
+
+def _text(folder, config, metrics, histories, pictures):
+    arguments, data = config["arguments"], config["data"]
+    seeds = "one seed: differences between arms may be noise"
+    lines = [
+        "# Koopman language model",
+        "",
+        f"Preset `{arguments['preset']}`, data `{data['name']}` "
+        f"({data['tokens']['train']:,} training tokens, vocabulary "
+        f"{data['vocabulary_size']:,}), {arguments['epochs']} epochs, seed "
+        f"{arguments['seed']}, backend {arguments['backend']}; {seeds}.",
+        "",
+        f"    python {config['versions']['command']}",
+        "",
+        "## Perplexity",
+        "",
+        "Token-weighted, blocks of "
+        f"{data['sequence_length'] + 1} tokens without carried context. "
+        "`<unk>` targets are scored in the first two columns.",
+        "",
+        "| arm | trainable weights | operators | valid | test | "
+        "valid without `<unk>` | test without `<unk>` | minutes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for arm, result in metrics["arms"].items():
+        seconds = result.get("seconds")
+        cells = [
+            {"ngram": "Kneser-Ney 5-gram", "lstm": "LSTM"}.get(arm, arm),
+            f"{result['parameters']:,}" if "parameters" in result else "-",
+            f"{result.get('operator_parameters', 0):,}",
+            *(
+                f"{result[split][key]:.1f}"
+                for key in ("perplexity", "perplexity_without_unknown")
+                for split in ("valid", "test")
+            ),
+            f"{seconds / 60:.1f}" if seconds else "-",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    if "replaced" in metrics:
+        curves = metrics["replaced"]
+        standard = curves["own operators"][0]
+        count = len(curves["own operators"])
+        lines += [
+            "",
+            "## Koopman-forward perplexity",
+            "",
+            "Validation, the same weights; the first n blocks run as "
+            "operators. Ratios to the standard perplexity in brackets.",
+            "",
+            f"| n | {' | '.join(map(str, range(count)))} |",
+            "|---|" + "---|" * count,
+            *(
+                f"| {kind} | "
+                + " | ".join(
+                    f"{value:,.1f} ({value / standard:.2f})" for value in curve
+                )
+                + " |"
+                for kind, curve in curves.items()
+            ),
+        ]
+    sample = folder / "sample.txt"
+    if sample.exists():
+        lines += ["", "## Sample", "", f"> {sample.read_text('utf-8').strip()}"]
+    lines += ["", "## Pictures", ""]
+    lines += [f"![{name}]({name})" for name in pictures]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,74 @@
+"""Causal attention against NumPy; causality; streaming."""
+
+import numpy as np
+import pytest
+from keras import ops
+from orrery.layers import CausalSelfAttention
+
+X = np.random.default_rng(0).normal(size=(2, 9, 16)).astype("float32")
+
+
+def turn(x, base=10_000.0):
+    """Rotary positions by complex multiplication, `(B, N, H, D)`."""
+    half = x.shape[-1] // 2
+    angle = np.arange(x.shape[1])[:, None] * base ** (-np.arange(half) / half)
+    pairs = x[..., :half] + 1j * x[..., half:]
+    pairs = pairs * np.exp(1j * angle)[:, None, :]
+    return np.concatenate([pairs.real, pairs.imag], -1)
+
+
+def reference(layer, x):
+    x = x.astype("float64")
+    batch, length, width = x.shape
+    heads = layer.num_heads
+    joint = ops.convert_to_numpy(layer.query_key_value.kernel)
+    output = ops.convert_to_numpy(layer.output_projection.kernel)
+    q, k, v = (
+        part.reshape(batch, length, heads, -1)
+        for part in np.split(x @ joint, 3, axis=-1)
+    )
+    q, k = turn(q), turn(k)
+    y = np.zeros_like(v)
+    for t in range(length):
+        for b in range(batch):
+            for h in range(heads):
+                score = k[b, : t + 1, h] @ q[b, t, h] / np.sqrt(q.shape[-1])
+                weight = np.exp(score - score.max())
+                y[b, t, h] = weight / weight.sum() @ v[b, : t + 1, h]
+    return y.reshape(x.shape) @ output
+
+
+def test_contract(contract):
+    contract(lambda: CausalSelfAttention(4), X, reference=reference)
+
+
+def test_later_tokens_change_nothing_earlier():
+    layer = CausalSelfAttention(4)
+    before = ops.convert_to_numpy(layer(X))
+    changed = X.copy()
+    changed[:, 5:] += 10.0
+    after = ops.convert_to_numpy(layer(changed))
+    np.testing.assert_array_equal(before[:, :5], after[:, :5])
+    assert np.abs(before[:, 5:] - after[:, 5:]).min() > 0
+
+
+def test_streaming_equals_the_full_pass():
+    layer = CausalSelfAttention(4)
+    full = ops.convert_to_numpy(layer(X))
+    state = layer.initial_state(2, 9)
+    for t in range(9):
+        y, state = layer.step(ops.convert_to_tensor(X[:, t : t + 1]), state, t)
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(y)[:, 0], full[:, t], atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("num_heads", [0, -1, 1.5])
+def test_bad_heads(num_heads):
+    with pytest.raises(ValueError, match="num_heads"):
+        CausalSelfAttention(num_heads)
+
+
+def test_width_that_does_not_divide():
+    with pytest.raises(ValueError, match="num_heads"):
+        CausalSelfAttention(3)(X)

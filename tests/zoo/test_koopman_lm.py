@@ -1,0 +1,301 @@
+"""The Koopman language model: causality, convention, probe, learning."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from orrery.datasets import LanguageBatches
+from orrery.layers import LinearRecurrence
+from orrery.metrics import Perplexity
+from orrery.optimizers import adamw_cosine
+from orrery.zoo import KoopmanLM
+from orrery.zoo.koopman_lm import MIXERS
+
+VOCABULARY, LENGTH = 50, 12
+KOOPMAN = {"lift_dim": 16, "delays": 1, "sample_tokens": 64}
+RNG = np.random.default_rng(0)
+TOKENS = RNG.integers(0, VOCABULARY, (4, LENGTH)).astype("int32")
+
+
+def make(**changes):
+    config = {
+        "vocabulary_size": VOCABULARY,
+        "dim": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "hidden_dim": 24,
+        "dropout": 0.0,
+        **changes,
+    }
+    keras.utils.set_random_seed(1)
+    model = KoopmanLM(**config)
+    model.build()
+    return model
+
+
+def logits(model, tokens):
+    return ops.convert_to_numpy(model(tokens))
+
+
+def text(blocks=16, seed=0):
+    """Blocks of a stream in which each token depends on the one before."""
+    rng = np.random.default_rng(seed)
+    step = rng.integers(1, 4, blocks * (LENGTH + 1))
+    stream = (np.cumsum(step) % VOCABULARY).astype("int32")
+    stream = stream.reshape(blocks, LENGTH + 1)
+    return stream[:, :-1], stream[:, 1:]
+
+
+def train(model, epochs=3, learning_rate=3e-3, data=None, callbacks=None):
+    batches = LanguageBatches(*(data or text()), batch_size=4, seed=0)
+    keras.utils.set_random_seed(2)
+    model.compile(
+        adamw_cosine(epochs * len(batches), learning_rate),
+        weighted_metrics=[Perplexity()],
+    )
+    return model.fit(
+        batches,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=callbacks,
+    ).history
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("replaced", [(), (0,), (0, 1)])
+def test_later_tokens_change_no_earlier_logit(mixer, replaced):
+    model = make(mixer=mixer, koopman={**KOOPMAN, "delays": 2})
+    for operator in model.operators:
+        shape = operator.kernel.shape
+        operator.kernel.assign(
+            0.1 * np.random.default_rng(3).normal(size=shape)
+        )
+    model.set_replaced(replaced)
+    before = logits(model, TOKENS)
+    for position in range(LENGTH - 1):
+        changed = TOKENS.copy()
+        changed[:, position + 1 :] = RNG.integers(
+            0, VOCABULARY, changed[:, position + 1 :].shape
+        )
+        after = logits(model, changed)
+        np.testing.assert_array_equal(
+            before[:, : position + 1], after[:, : position + 1]
+        )
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_any_length(mixer):
+    model = make(mixer=mixer)
+    for length in (1, 5, LENGTH):
+        part = TOKENS[:, :length]
+        assert logits(model, part).shape == (4, length, VOCABULARY)
+    np.testing.assert_allclose(
+        logits(model, TOKENS[:, :5]), logits(model, TOKENS)[:, :5], atol=1e-5
+    )
+
+
+def test_initial_loss_is_that_of_a_uniform_guess():
+    model = make(vocabulary_size=1000, dim=32)
+    nll = model({"tokens": TOKENS, "targets": TOKENS})
+    assert abs(ops.convert_to_numpy(nll).mean() - np.log(1000)) < 0.3
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("tie", [True, False])
+def test_every_weight_receives_a_gradient(mixer, tie):
+    model = make(
+        mixer=mixer,
+        tie_embeddings=tie,
+        num_experts=2,
+        koopman={**KOOPMAN, "operator": "gradient"},
+        replacement=0.5,
+    )
+    model.koopman_weight.assign(0.1)
+    x, y = text()
+    before = [np.array(w) for w in model.get_weights()]
+    model.compile(keras.optimizers.SGD(1.0))
+    weight = np.ones(x.shape, "float32")
+    model.fit(
+        {"tokens": x, "targets": y, "sample_weight": weight},
+        y,
+        batch_size=16,
+        verbose=0,
+    )
+    trainable = {id(w) for w in model.trainable_weights}
+    for variable, old, new in zip(
+        model.weights, before, model.get_weights(), strict=True
+    ):
+        assert np.isfinite(new).all(), variable.path
+        if id(variable) in trainable:
+            assert np.abs(new - old).max() > 0, variable.path
+
+
+def test_replacing_nothing_is_the_model():
+    base, with_operators = make(), make(koopman=KOOPMAN)
+    np.testing.assert_array_equal(
+        logits(base, TOKENS), logits(with_operators, TOKENS)
+    )
+
+
+def test_fresh_operators_leave_their_blocks_out():
+    model = make(koopman=KOOPMAN)
+    model.set_replaced((0, 1))
+    h = model.final_norm(model.token_embedding(TOKENS))
+    np.testing.assert_allclose(
+        logits(model, TOKENS), ops.convert_to_numpy(model.head(h)), atol=1e-5
+    )
+
+
+def test_koopman_forward_is_the_tensor_of_the_loss():
+    """The prediction in the loss and in the forward pass: the same bits."""
+    model = make(koopman={**KOOPMAN, "sample_tokens": 4 * LENGTH})
+    operator = model.operators[0]
+    rng = np.random.default_rng(3)
+    operator.kernel.assign(0.1 * rng.normal(size=operator.kernel.shape))
+    h = model.token_embedding(TOKENS)
+    z = ops.reshape(operator.lift(h), (4 * LENGTH, -1))
+    in_loss = operator.decode(operator.advance(z))
+    in_forward = ops.reshape(operator(h), (4 * LENGTH, -1))
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(in_loss), ops.convert_to_numpy(in_forward)
+    )
+
+
+@pytest.mark.parametrize("operator", ["edmd", "gradient"])
+def test_a_detached_probe_leaves_the_model_bit_identical(operator):
+    class Weigh(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.model.koopman_weight.assign(0.5)
+
+    base = make(dropout=0.1)
+    probed = make(
+        dropout=0.1, koopman={**KOOPMAN, "operator": operator}, detach="both"
+    )
+    seeds = [v for v in base.variables if "seed" in v.path]
+    for own, other in zip(
+        seeds, [v for v in probed.variables if "seed" in v.path], strict=True
+    ):
+        other.assign(ops.convert_to_numpy(own))
+    train(base, epochs=5)
+    train(probed, epochs=5, callbacks=[Weigh()])
+    assert probed.koopman_measures()["contribution"] > 0
+    for own, other in zip(
+        [w for layer in base.blocks for w in layer.get_weights()],
+        [w for layer in probed.blocks for w in layer.get_weights()],
+        strict=True,
+    ):
+        np.testing.assert_array_equal(own, other)
+
+
+def test_contribution_is_total_less_language_loss():
+    class Weigh(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.koopman_weight.assign(0.3)
+            self.model.reset_koopman_totals()
+
+    model = make(koopman=KOOPMAN)
+    history = train(model, epochs=1, callbacks=[Weigh()])
+    language = np.log(history["perplexity"][0])
+    contribution = model.koopman_measures()["contribution"]
+    assert contribution == pytest.approx(
+        history["loss"][0] - language, abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_fit_operators_does_not_depend_on_the_batches(batch_size):
+    model = make(koopman=KOOPMAN)
+    x, _ = text(40)
+    model.fit_operators(x, batch_size)
+    found = [ops.convert_to_numpy(o.matrix()) for o in model.operators]
+    other = make(koopman=KOOPMAN)
+    other.fit_operators(x, 40)
+    for got, operator in zip(found, other.operators, strict=True):
+        want = ops.convert_to_numpy(operator.matrix())
+        assert np.linalg.norm(got - want) < 2e-3 * np.linalg.norm(want)
+    state = [o.edmd.count for o in model.operators]
+    assert [float(c) for c in state] == [x.size, x.size]
+
+
+def test_fitted_operators_beat_leaving_the_block_out():
+    model = make(koopman={**KOOPMAN, "delays": 2, "lift_dim": 64})
+    train(model, epochs=20)
+    x, y = text(40, seed=1)
+
+    def loss():
+        nll = model({"tokens": x, "targets": y})
+        return float(ops.convert_to_numpy(nll).mean())
+
+    standard = loss()
+    model.set_replaced((0, 1))
+    for operator in model.operators:
+        operator.kernel.assign(np.eye(operator.kernel.shape[0]))
+    left_out = loss()
+    model.fit_operators(text(40)[0])
+    assert standard < left_out
+    assert loss() < left_out
+
+
+def test_with_operators_keeps_the_language_model():
+    model = make(koopman=KOOPMAN)
+    other = model.with_operators({"lift_dim": 0, "delays": 3})
+    np.testing.assert_array_equal(logits(model, TOKENS), logits(other, TOKENS))
+    assert other.operators[0].lift.delays == 3
+
+
+def test_memorises_and_shuffled_targets_do_not_leak():
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, VOCABULARY, (16, LENGTH + 1)).astype("int32")
+    history = train(
+        make(dim=32, hidden_dim=64), 75, 1e-2, (x[:, :-1], x[:, 1:])
+    )
+    assert history["loss"][-1] < 1.0
+
+
+def test_saved_file_holds_everything(tmp_path):
+    model = make(koopman=KOOPMAN, mixer=["koopman", "attention"])
+    train(model, epochs=1)
+    model.set_replaced((1,))
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again.replaced == (1,)
+    assert isinstance(again.blocks[0].mixer, LinearRecurrence)
+    np.testing.assert_array_equal(logits(model, TOKENS), logits(again, TOKENS))
+
+
+def test_preset_sizes():
+    model = KoopmanLM.from_preset("koopman_lm_small", load_weights=False)
+    model.build()
+    operators = {id(w) for o in model.operators for w in o.trainable_weights}
+    size = sum(
+        int(np.prod(w.shape))
+        for w in model.trainable_weights
+        if id(w) not in operators
+    )
+    assert size <= 4_200_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "argument"),
+    [
+        ({"mixer": "fourier"}, "mixer"),
+        ({"mixer": ["attention"]}, "mixer"),
+        ({"replacement": 0.5}, "replacement"),
+        ({"replaced": (0,)}, "replaced"),
+        ({"koopman": KOOPMAN, "replaced": (2,)}, "replaced"),
+        ({"koopman": KOOPMAN, "replacement": 1.5}, "replacement"),
+        ({"vocabulary_size": 0}, "vocabulary_size"),
+        ({"num_layers": 0}, "num_layers"),
+        ({"dim": 0}, "dim"),
+        ({"dropout": 1.0}, "dropout"),
+    ],
+)
+def test_bad_arguments(changes, argument):
+    with pytest.raises(ValueError, match=argument):
+        make(**changes)
+
+
+def test_unknown_preset():
+    with pytest.raises(ValueError, match="koopman_lm_small"):
+        KoopmanLM.from_preset("koopman_lm_tiny", load_weights=False)
