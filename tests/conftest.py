@@ -1,0 +1,39 @@
+"""Fixtures and rules of the whole suite."""
+
+import os
+
+import pytest
+
+
+@pytest.fixture
+def contract():
+    """The contract of a layer, as a fixture."""
+    from orrery.testing import run_layer_contract
+
+    return run_layer_contract
+
+
+@pytest.fixture
+def data_dir():
+    """The folder of the data files that are not in this repository."""
+    path = os.environ.get("ORRERY_DATA_DIR")
+    if not path or not os.path.isdir(path):
+        pytest.skip("set ORRERY_DATA_DIR to the folder of the data files")
+    return path
+
+
+def pytest_collection_modifyitems(items):
+    """What starts every backend itself runs once, not once per backend."""
+    import keras
+    from orrery.testing import installed_backends
+
+    installed = installed_backends()
+    if len(installed) < 2:
+        reason = f"compares backends; installed: {installed}"
+    elif keras.backend.backend() != installed[0]:
+        reason = f"starts every backend itself; runs with {installed[0]}"
+    else:
+        return
+    for item in items:
+        if item.get_closest_marker("cross_backend"):
+            item.add_marker(pytest.mark.skip(reason=reason))
