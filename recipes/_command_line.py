@@ -1,6 +1,7 @@
 """The flags every recipe has, and the choice of the backend before Keras."""
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -37,7 +38,12 @@ def parser(description):
     )
     add("--batch-size", type=int, default=32, help="sequences per step")
     add("--seed", type=int, default=0, help="of weights, dropout and order")
-    add("--out", type=pathlib.Path, help="folder of all results")
+    add(
+        "--out",
+        type=pathlib.Path,
+        help="folder of all results; runs/<recipe>-<data>-<backend>-<n> if "
+        "not given",
+    )
     add(
         "--resume",
         action="store_true",
@@ -86,6 +92,34 @@ def parse(flags, argv=None):
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     return arguments
+
+
+def plain_errors(main):
+    """Bad input ends a recipe with one sentence instead of a traceback."""
+
+    @functools.wraps(main)
+    def run(argv=None):
+        try:
+            return main(argv)
+        except (ValueError, TypeError, OSError) as error:
+            if "ORRERY_TRACEBACK" in os.environ:
+                raise
+            raise SystemExit(
+                f"{type(error).__name__}: {error}\n"
+                "(ORRERY_TRACEBACK=1 shows where.)"
+            ) from None
+
+    return run
+
+
+def default_folder(name, resume):
+    """`runs/<name>-<n>`: the next free number, or the last to resume."""
+    taken = [
+        int(path.name.rpartition("-")[2])
+        for path in pathlib.Path("runs").glob(f"{name}-[0-9]*")
+    ]
+    number = max(taken, default=0) + (not resume or not taken)
+    return pathlib.Path("runs", f"{name}-{number}")
 
 
 def open_folder(path):

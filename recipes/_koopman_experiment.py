@@ -5,15 +5,22 @@ import pathlib
 
 import keras
 import numpy as np
-from _command_line import distribute, open_folder, versions, write_json
+from _command_line import (
+    default_folder,
+    distribute,
+    open_folder,
+    versions,
+    write_json,
+)
 from _koopman_report import write_report
+from _scoring import locate
 from _training import summarize, token_losses, train
 from orrery.callbacks import KoopmanMonitor, KoopmanSchedule
 from orrery.datasets import load_text
 from orrery.zoo import KoopmanLM
 from orrery.zoo.kneser_ney import KneserNey
 from orrery.zoo.lstm_lm import LSTMLM
-from orrery.zoo.registry import find, load
+from orrery.zoo.registry import load
 
 # Preset, epochs and highest learning rate; a text file takes the first.
 DEFAULTS = {
@@ -42,15 +49,17 @@ def run(arguments):
         arguments.epochs = min(arguments.epochs, 2)
     if arguments.out is None:
         name = pathlib.Path(str(arguments.dataset)).stem
-        arguments.out = pathlib.Path(
-            "runs", f"koopman_lm-{name}-{arguments.backend}"
+        arguments.out = default_folder(
+            f"koopman_lm-{name}-{arguments.backend}", arguments.resume
         )
     folder = arguments.out
     open_folder(folder)
     distribute(arguments.devices)
     keras.config.set_dtype_policy(arguments.precision)
 
-    vocabulary = find(arguments.start_from) if arguments.start_from else None
+    vocabulary = None
+    if arguments.start_from:
+        arguments.start_from, vocabulary = locate(arguments.start_from)
     data = load_text(
         arguments.dataset,
         tokenizer=arguments.tokenizer,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 
 import numpy as np
 import orrery
@@ -11,12 +12,18 @@ from orrery.zoo.registry import find
 
 
 def score_file(name, file, arguments):
-    """Print the perplexity of `file` under the saved model `name`.
+    """Print the perplexity of `file` under a trained model.
 
-    The text is read with the vocabulary shipped beside the model.
+    The text is read with the vocabulary that lies beside the model.
+
+    Args:
+        name: a saved model's name, the folder of a run or a `.keras` file.
+        file: path of a UTF-8 text.
+        arguments: the recipe's, for the batch size.
     """
-    model = orrery.load(name)
-    data = load_text(file, vocabulary=find(name), whole=True)
+    path, folder = locate(name)
+    model = orrery.load(path)
+    data = load_text(file, vocabulary=folder, whole=True)
     x, y = data.blocks("test")
     losses = token_losses(model, x, y, arguments.batch_size)
     unknown_id = data.vocabulary.unknown_id
@@ -30,3 +37,13 @@ def score_file(name, file, arguments):
     }
     scores["bits_per_token"] = scores["nats_per_token"] / math.log(2)
     print(json.dumps(scores, indent=1))
+
+
+def locate(name):
+    """What `orrery.load` takes for a model, and where its vocabulary lies."""
+    path = pathlib.Path(name)
+    if path.suffix == ".keras":
+        return path, path.parent
+    if (path / "model.keras").is_file():
+        return path / "model.keras", path
+    return name, find(name)

@@ -47,9 +47,13 @@ def command_line(argv=None):
         metavar=("MODEL", "FILE"),
         help="only score a text file with a saved model",
     )
-    return _command_line.parse(flags, argv)
+    arguments = _command_line.parse(flags, argv)
+    if arguments.epochs is not None and arguments.epochs < 1:
+        flags.error(f"--epochs must be at least 1; got {arguments.epochs}")
+    return arguments
 
 
+@_command_line.plain_errors
 def main(argv=None):
     arguments = command_line(argv)
     if arguments.evaluate:

@@ -1,0 +1,110 @@
+"""{base, +Koopman} over several seeds, paired: what the operators cost or give.
+
+    python benchmarks/koopman_arms.py --dataset wikitext2 --epochs 2
+
+Both arms of a seed start from the same weights and see the same batches. The
+table gives each run and the paired difference of log-perplexity with its 95 %
+t interval; an interval that holds zero is reported as no difference found.
+Runs are resumable: start the script again after an interruption.
+"""
+
+import math
+import pathlib
+import statistics
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "recipes"))
+
+import _command_line  # noqa: E402
+
+# Two-sided 95 % points of Student's t for n - 1 degrees of freedom.
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447}
+ARMS = ("base", "koopman")
+
+
+def main():
+    flags = _command_line.parser(__doc__.splitlines()[0])
+    flags.add_argument("--dataset", default="wikitext2")
+    flags.add_argument("--preset", default="koopman_lm_small")
+    flags.add_argument("--epochs", type=int, default=2)
+    flags.add_argument("--learning-rate", type=float, default=2e-3)
+    flags.add_argument("--seeds", type=int, default=3, help="2 to 7")
+    arguments = _command_line.parse(flags)
+    if arguments.seeds not in STUDENT:
+        flags.error(f"--seeds must be 2 to 7; got {arguments.seeds}")
+    arguments.start_from = None
+    arguments.resume = True
+    root = arguments.out or pathlib.Path("runs/koopman_arms")
+    from _measure import results_file, write_csv
+
+    rows = run(arguments, root)
+    path = results_file("koopman_arms", ["keras", arguments.backend])
+    write_csv(path, rows)
+    print(f"Wrote {path}")
+
+
+def run(arguments, root):
+    import _koopman_experiment as experiment
+
+    data = experiment.load_text(arguments.dataset, data_dir=arguments.data_dir)
+    limit = experiment.SMOKE_BLOCKS if arguments.smoke else None
+    blocks = {
+        split: tuple(array[:limit] for array in data.blocks(split))
+        for split in ("train", "valid", "test")
+    }
+    rows, differences = [], []
+    for seed in range(arguments.seeds):
+        arguments.seed = seed
+        arguments.out = root / f"seed_{seed}"
+        measured = {}
+        for arm in ARMS:
+            print(f"=== seed {seed}, {arm} ===", flush=True)
+            measured[arm] = experiment.train_arm(arm, data, blocks, arguments)
+            rows.append(row(arguments, arm, measured[arm]))
+        base, koopman = (
+            math.log(measured[arm]["valid"]["perplexity"]) for arm in ARMS
+        )
+        differences.append(koopman - base)
+    mean = statistics.mean(differences)
+    half = (
+        STUDENT[arguments.seeds]
+        * statistics.stdev(differences)
+        / math.sqrt(arguments.seeds)
+    )
+    rows.append(
+        {
+            **dict.fromkeys(rows[0], ""),
+            "arm": "koopman - base, ln perplexity",
+            "seed": f"0-{arguments.seeds - 1}",
+            "epochs": arguments.epochs,
+            "valid_perplexity": f"{mean:+.4f}",
+            "interval_95": f"[{mean - half:+.4f}, {mean + half:+.4f}]",
+            "verdict": "no difference found"
+            if abs(mean) <= half
+            else "koopman worse"
+            if mean > 0
+            else "koopman better",
+        }
+    )
+    return rows
+
+
+def row(arguments, arm, measured):
+    return {
+        "arm": arm,
+        "seed": arguments.seed,
+        "epochs": arguments.epochs,
+        "parameters": measured["parameters"],
+        "operator_parameters": measured["operator_parameters"],
+        "valid_perplexity": round(measured["valid"]["perplexity"], 3),
+        "valid_without_unknown": round(
+            measured["valid"]["perplexity_without_unknown"], 3
+        ),
+        "seconds": round(measured["seconds"]),
+        "interval_95": "",
+        "verdict": "",
+    }
+
+
+if __name__ == "__main__":
+    main()
