@@ -5,7 +5,6 @@ import pathlib
 
 import keras
 import numpy as np
-from keras import ops
 
 
 class KoopmanMonitor(keras.callbacks.Callback):
@@ -87,15 +86,9 @@ class KoopmanMonitor(keras.callbacks.Callback):
                 record["spectral_radius"].max()
             )
             logs["koopman_distance"] = float(record["distance"].mean())
-            logs["koopman_contribution_fraction"] = self._fraction(model, logs)
-
-    def _fraction(self, model, logs):
-        steps, _, _, _, contribution, *_ = ops.convert_to_numpy(
-            model.koopman_totals
-        ).astype("float64")
-        if not steps or not logs.get("loss"):
-            return 0.0
-        return float(contribution / steps / logs["loss"])
+            logs["koopman_contribution_fraction"] = (
+                model.koopman_measures()["contribution"] / logs["loss"]
+            )
 
     def _draw(self, epoch, record):
         if importlib.util.find_spec("matplotlib") is None:
@@ -115,4 +108,6 @@ class KoopmanMonitor(keras.callbacks.Callback):
             aspect="equal",
         )
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-        figure.savefig(self.path / "eigenvalues.png", dpi=150)
+        figure.savefig(
+            self.path / "eigenvalues.png", dpi=150, bbox_inches="tight"
+        )

@@ -1,7 +1,8 @@
 """Prefix products of an associative operator, parallel and linear in length."""
 
-import keras
 from keras import ops, tree
+
+from .._backend import materialise
 
 CHUNK = 128
 LONGEST = CHUNK**3
@@ -44,7 +45,8 @@ def doubling_scan(elements, combine, reverse=False):
     if reverse:
         elements = _map(lambda a: ops.flip(a, axis=-2), elements)
     length = tree.flatten(elements)[0].shape[-2]
-    y = _scan(elements, combine, length or LONGEST, spacing=1)
+    longest = length if isinstance(length, int) else LONGEST
+    y = _scan(elements, combine, longest, spacing=1)
     return _map(lambda a: ops.flip(a, axis=-2), y) if reverse else y
 
 
@@ -124,7 +126,7 @@ def _double(x, combine, longest, spacing):
             _map(lambda a, s=span: a[..., s:, :], x),
             span * spacing,
         )
-        x = _materialise(
+        x = materialise(
             _map(
                 lambda a, b, s=span: ops.concatenate(
                     [a[..., :s, :], b], axis=-2
@@ -154,15 +156,6 @@ def _fold(x, size):
 def _unfold(x, length):
     *batch, chunks, size, width = ops.shape(x)
     return ops.reshape(x, (*batch, chunks * size, width))[..., :length, :]
-
-
-def _materialise(x):
-    """Keep XLA from fusing the steps, which recomputes them 3^7 times."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.lax.optimization_barrier(x)
-    return x
 
 
 _map = tree.map_structure

@@ -29,10 +29,11 @@ class StreamingEDMD(keras.layers.Layer):
 
     Scaling by `D` makes the ridge independent of the features' units. The
     scaled matrix has a unit diagonal, and float32 knows it to about
-    `m 2^-23` only: the Cholesky factor is taken with that much added to
-    `eps`, and one step of iterated Tikhonov regularisation takes the surplus
-    out again where the data determine `K`. So rank-deficient data give a
-    bounded `K`, and the factorisation never fails.
+    `m 2^-23` only: the Cholesky factor is taken with that surplus on `eps`,
+    and one step of iterated Tikhonov regularisation takes it out again where
+    the data determine `K`. So rank-deficient data give a bounded `K`, and the
+    factorisation does not fail. No matrix product follows the statistics: it
+    would be too coarse in TensorFloat-32.
 
     With `rho = 1` the sums are exact, whatever the partition into batches.
     Statistics are float32 under any policy and pass no gradient. A batch that
@@ -120,12 +121,12 @@ class StreamingEDMD(keras.layers.Layer):
             square > 0, ops.rsqrt(ops.maximum(square, 1e-30)), 0.0
         )
         identity = ops.eye(size)
-        normal = gram * scale * scale[:, None] + self.ridge * identity
-        factor = ops.cholesky(normal + size * 2.0**-23 * identity)
-        target = ops.transpose(cross * scale)
-        solution = _cholesky_solve(factor, target)
-        residual = target - ops.matmul(normal, solution)
-        solution = solution + _cholesky_solve(factor, residual)
+        surplus = size * 2.0**-23
+        factor = ops.cholesky(
+            gram * scale * scale[:, None] + (self.ridge + surplus) * identity
+        )
+        solution = _cholesky_solve(factor, ops.transpose(cross * scale))
+        solution = solution + surplus * _cholesky_solve(factor, solution)
         return ops.transpose(solution) * scale
 
     def reset(self):

@@ -29,14 +29,16 @@ class LanguageHead(keras.layers.Layer):
         targets: int tensor `(B, N)` in `[0, V)`, or `None`.
         sample_weight: float tensor `(B, N)`, or `None` for ones.
         training: bool. Outside training the gradient is not formed: one matrix
-            product instead of three.
+            product instead of three. A head that `quantize` has made an integer
+            product computes the loss of just that, and cannot be trained.
 
     Returns:
         float tensor `(B, N, V)` without targets, float32 `(B, N)` with them.
 
     Raises:
-        ValueError: if `vocabulary_size` is below 2, or if `embedding` has
-            another number of rows.
+        ValueError: if `vocabulary_size` is below 2, if `embedding` has another
+            number of rows, or if a quantized head is called in training with
+            targets.
 
     Example:
 
@@ -93,30 +95,74 @@ class LanguageHead(keras.layers.Layer):
                 name="bias",
             )
 
+    @property
+    def quantization(self):
+        """The mode of `quantize` if the kernel is integer, else `None`."""
+        return (self.projection or self.embedding).quantization_mode
+
     def call(self, hidden, targets=None, sample_weight=None, training=False):
-        bias = self.bias if self.use_bias else None
         if targets is None:
-            if self.projection is None:
-                logits = self.embedding(hidden, reverse=True)
-            else:
-                logits = self.projection(hidden)
-            if bias is None:
-                return logits
-            return logits + ops.cast(bias, logits.dtype)
-        tied = self.projection is None
-        kernel = self.embedding.embeddings if tied else self.projection.kernel
-        loss, nll = fused_linear_crossentropy(
-            hidden,
-            ops.cast(kernel, hidden.dtype),
-            targets,
-            bias=bias,
-            sample_weight=sample_weight,
-            transpose=tied,
-            chunk_size=self.chunk_size,
-            with_gradient=training,
-        )
+            return self._logits(hidden)
+        if self.quantization is None:
+            tied = self.projection is None
+            kernel = (
+                self.embedding.embeddings if tied else self.projection.kernel
+            )
+            loss, nll = fused_linear_crossentropy(
+                hidden,
+                ops.cast(kernel, hidden.dtype),
+                targets,
+                bias=self.bias if self.use_bias else None,
+                sample_weight=sample_weight,
+                transpose=tied,
+                chunk_size=self.chunk_size,
+                with_gradient=training,
+            )
+        elif training:
+            raise ValueError(
+                "A quantized head has no gradient: quantize after training. "
+                "Received: training=True"
+            )
+        else:
+            nll = self._quantized_nll(hidden, targets)
+            weight = 1.0 if sample_weight is None else sample_weight
+            loss = ops.mean(ops.cast(weight, "float32") * nll)
         self.add_loss(loss)
         return nll
+
+    def _logits(self, hidden):
+        if self.projection is None:
+            logits = self.embedding(hidden, reverse=True)
+        else:
+            logits = self.projection(hidden)
+        if not self.use_bias:
+            return logits
+        return logits + ops.cast(self.bias, logits.dtype)
+
+    def _quantized_nll(self, hidden, targets):
+        """Negative log-likelihoods from the integer logits, in chunks."""
+        shape, size = ops.shape(targets), self.chunk_size
+        targets = ops.cast(ops.reshape(targets, (-1,)), "int32")
+        hidden = ops.reshape(hidden, (-1, hidden.shape[-1]))
+        length = ops.shape(targets)[0]
+        missing = -length % size
+        targets = ops.pad(targets, ((0, missing),))
+        hidden = ops.pad(hidden, ((0, missing), (0, 0)))
+
+        def chunk(pair):
+            hidden, targets = pair
+            s = ops.cast(self._logits(hidden), "float32")
+            picked = ops.take_along_axis(s, targets[:, None], axis=-1)
+            return ops.logsumexp(s, axis=-1) - picked[:, 0]
+
+        nll = ops.map(
+            chunk,
+            (
+                ops.reshape(hidden, (-1, size, hidden.shape[-1])),
+                ops.reshape(targets, (-1, size)),
+            ),
+        )
+        return ops.reshape(ops.reshape(nll, (-1,))[:length], shape)
 
     def compute_output_spec(
         self, hidden, targets=None, sample_weight=None, training=False

@@ -125,6 +125,8 @@ def _draw(folder, metrics, histories):
                 label="unigram",
             )
         axes.set_yscale("log")
+        # A model without its blocks is lost; its curve may leave the picture.
+        axes.set_ylim(top=20 * curve[0])
         axes.set(
             xlabel="leading blocks replaced by operators",
             ylabel="validation perplexity",

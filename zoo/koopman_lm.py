@@ -11,6 +11,7 @@ from ..layers.linear_recurrence import LinearRecurrence
 from ..layers.mixture_of_experts import MixtureOfExperts
 from ..layers.resolvent_mixer import ResolventMixer
 from ..losses.koopman_consistency import KoopmanConsistency
+from .language_model import LanguageModel
 from .registry import load
 
 MIXERS = ("attention", "resolvent", "koopman")
@@ -42,7 +43,7 @@ PRESETS = {
 
 
 @keras.saving.register_keras_serializable(package="orrery")
-class KoopmanLM(keras.Model):
+class KoopmanLM(LanguageModel):
     """A causal language model whose blocks can run as linear operators.
 
     `h_0 = E[x]`, `h_{l+1} = block_l(h_l)`, logits `= RMSNorm(h_L) W + b`. A
@@ -52,10 +53,10 @@ class KoopmanLM(keras.Model):
     the operators in the place of the blocks.
 
     In training the operators add `koopman_weight` times their mean consistency
-    loss, and with `replacement` f > 0 they also take part in the language
-    task: of a batch of B rows the first `B f (L - l) / L` pass through operator
-    l instead of block l. So `B f / L` rows each run with 1, 2, ... L leading
-    blocks replaced, the others with none, and no row is computed twice.
+    loss, and with `replacement` they also take part in the language task: of a
+    batch of B rows the first `B f_l` pass through operator l instead of block
+    l. The shares fall with l, so a row that runs j operators runs the first j,
+    and no row is computed twice.
 
     Args:
         vocabulary_size: int, V. Defaults to `30000`.
@@ -76,7 +77,9 @@ class KoopmanLM(keras.Model):
             for a model without operators.
         detach: `"target"` or `"both"`, see `KoopmanConsistency`; with `"both"`
             the operators watch the model and never change it.
-        replacement: float in `[0, 1]`, the fraction f above. Defaults to `0`.
+        replacement: float f in `[0, 1]`, which stands for `f_l = f (L - l) / L`
+            (as many rows with 1 as with 2, ... L operators), or the list of
+            the L shares, none above the one before. Defaults to `0`.
         replaced: sequence of int, the blocks run by their operators outside
             training. Defaults to none.
         embedding_stddev: float, deviation of the initial embeddings. Defaults
@@ -153,11 +156,8 @@ class KoopmanLM(keras.Model):
                 "`mixer` must name one mixer, or one per block. Received: "
                 f"{len(mixers)} mixers for num_layers={num_layers}"
             )
-        if not 0 <= replacement <= 1:
-            raise ValueError(
-                f"`replacement` must be in [0, 1]. Received: {replacement}"
-            )
-        if koopman is None and (replacement or replaced):
+        shares = _row_shares(replacement, num_layers)
+        if koopman is None and (any(shares) or replaced):
             raise ValueError(
                 "`replacement` and `replaced` need operators: give `koopman` "
                 f"a config. Received: replacement={replacement}, "
@@ -227,6 +227,7 @@ class KoopmanLM(keras.Model):
         self.koopman = koopman
         self.detach = detach
         self.replacement = replacement
+        self.row_shares = shares
         self.embedding_stddev = embedding_stddev
         self.replaced = self._checked_replaced(replaced)
 
@@ -278,7 +279,7 @@ class KoopmanLM(keras.Model):
     def _training_step(self, h, index, measured):
         """Block `index` on most rows, its operator on the first few."""
         operator, block = self.operators[index], self.blocks[index]
-        share = self.replacement * (1 - index / self.num_layers)
+        share = self.row_shares[index]
         # In 1,024ths, so that a batch size unknown to the graph will do.
         rows = ops.shape(h)[0] * round(1024 * share) // 1024
         x = h[rows:] if share else h
@@ -417,12 +418,6 @@ class KoopmanLM(keras.Model):
         self.koopman_totals.assign(ops.zeros((len(TOTALS),)))
 
     # === Streaming ===
-    def generate(self, prompt, max_length, **options):
-        """Continue a prompt; see `orrery.zoo.generation.generate`."""
-        from .generation import generate
-
-        return generate(self, prompt, max_length, **options)
-
     def initial_state(self, batch_size, max_length):
         """The state of every block, or of its operator, before any token."""
         return tuple(
@@ -517,6 +512,25 @@ def _mixer(name, num_heads, policy):
     if name == "resolvent":
         return ResolventMixer(num_heads, name="mixer", **policy)
     return LinearRecurrence(name="mixer", **policy)
+
+
+def _row_shares(replacement, num_layers):
+    """The share of a batch's rows that each operator takes in training."""
+    if isinstance(replacement, (list, tuple)):
+        shares = [float(share) for share in replacement]
+    else:
+        steps = range(num_layers, 0, -1)
+        shares = [replacement * step / num_layers for step in steps]
+    falling = all(
+        a >= b for a, b in zip([1.0, *shares], [*shares, 0.0], strict=True)
+    )
+    if len(shares) != num_layers or not falling:
+        raise ValueError(
+            "`replacement` must be a number in [0, 1] or a list of "
+            f"{num_layers} such numbers, none above the one before. Received: "
+            f"{replacement}"
+        )
+    return shares
 
 
 def _unpack(inputs):

@@ -88,8 +88,7 @@ def random_kernel(operator, scale=1.0, seed=1):
 # The contract.
 
 
-@MODES
-@pytest.mark.parametrize("delays", [0, 2])
+@pytest.mark.parametrize("mode, delays", [("edmd", 2), ("gradient", 0)])
 def test_contract(mode, delays):
     run_layer_contract(
         lambda: KoopmanOperator(4, delays, mode),
@@ -111,8 +110,7 @@ def test_contract_with_next_state():
     )
 
 
-@MODES
-@pytest.mark.parametrize("stable", [False, True])
+@pytest.mark.parametrize("mode, stable", [("edmd", False), ("gradient", True)])
 def test_every_trainable_weight_learns_from_the_consistency(mode, stable):
     operator = {"lift_dim": 4, "delays": 1, "operator": mode, "stable": stable}
     run_layer_contract(lambda: Probed(operator), states())
@@ -158,7 +156,7 @@ def test_recovers_a_linear_system(lift_dim):
     assert relative(numpy(whole(x)), x_next) < 1e-4
 
 
-@pytest.mark.parametrize("delays, exact", [(0, False), (1, True), (2, True)])
+@pytest.mark.parametrize("delays, exact", [(0, False), (1, True)])
 def test_delays_recover_a_map_of_two_tokens(delays, exact):
     x = states(batch=64, length=32, width=6)
     maps = 0.4 * np.random.default_rng(1).normal(size=(2, 6, 6))
@@ -213,7 +211,7 @@ def test_stable_gradient_operator_has_no_eigenvalue_beyond_one(scale):
     for seed in range(3):
         operator = built(8, operator="gradient", stable=True)
         random_kernel(operator, scale, seed)
-        assert np.abs(operator.spectrum()).max() <= 1.0
+        assert np.abs(operator.spectrum()).max() <= 1 + 1e-12
         small = random_kernel(operator, 1e-2, seed)
         np.testing.assert_array_equal(
             numpy(operator.kernel)[0].astype("float64"), small[0]
@@ -227,7 +225,7 @@ def test_stable_edmd_operator_has_no_eigenvalue_beyond_one(scale):
     x_next = (scale * x @ growing).astype("float32")
     free = fitted(x, x_next, lift_dim=8)
     assert np.abs(free.spectrum()).max() > 1.0
-    assert np.abs(fitted(x, x_next, stable=True).spectrum()).max() <= 1.0
+    assert np.abs(fitted(x, x_next, stable=True).spectrum()).max() <= 1 + 1e-12
 
 
 def test_spectrum_and_distance():
@@ -244,8 +242,9 @@ def test_spectrum_and_distance():
     )
 
 
-@MODES
-@pytest.mark.parametrize("delays", [0, 1, 3])
+@pytest.mark.parametrize(
+    "mode, delays", [("edmd", 0), ("gradient", 1), ("edmd", 3)]
+)
 def test_streaming_equals_call(mode, delays):
     x = states()
     operator = built(operator=mode, delays=delays)
@@ -458,7 +457,7 @@ def test_a_checkpoint_of_the_variables_resumes_bit_identically():
     fit(first, x, 0.5 * x)
     assert any("gram" in v.path for v in first.variables)
     for source, target in zip(first.variables, second.variables, strict=True):
-        target.assign(source.value)
+        target.assign(numpy(source))
     assert fit(first, x, 0.5 * x, 2) == fit(second, x, 0.5 * x, 2)
     for one, other in zip(first.variables, second.variables, strict=True):
         np.testing.assert_array_equal(numpy(one), numpy(other))

@@ -241,6 +241,26 @@ def test_fitted_operators_beat_leaving_the_block_out():
     assert loss() < left_out
 
 
+def test_rows_of_a_batch_run_the_first_operators():
+    model = make(koopman=KOOPMAN, replacement=[0.75, 0.25])
+    model.set_replaced(())
+    h = model.token_embedding(TOKENS)
+    measured = []
+    first = model._training_step(h, 0, measured)
+    second = model._training_step(first, 1, measured)
+    wanted = []
+    for row, depth in enumerate((2, 1, 1, 0)):
+        x = h[row : row + 1]
+        for index in range(2):
+            layers = model.operators if index < depth else model.blocks
+            x = layers[index](x)
+        wanted.append(ops.convert_to_numpy(x))
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(second), np.concatenate(wanted), atol=1e-5
+    )
+    assert len(measured) == 2
+
+
 def test_with_operators_keeps_the_language_model():
     model = make(koopman=KOOPMAN)
     other = model.with_operators({"lift_dim": 0, "delays": 3})
@@ -298,6 +318,8 @@ def test_preset_sizes():
         ({"replaced": (0,)}, "replaced"),
         ({"koopman": KOOPMAN, "replaced": (2,)}, "replaced"),
         ({"koopman": KOOPMAN, "replacement": 1.5}, "replacement"),
+        ({"koopman": KOOPMAN, "replacement": [0.5]}, "replacement"),
+        ({"koopman": KOOPMAN, "replacement": [0.2, 0.5]}, "replacement"),
         ({"vocabulary_size": 0}, "vocabulary_size"),
         ({"num_layers": 0}, "num_layers"),
         ({"dim": 0}, "dim"),

@@ -1,0 +1,88 @@
+"""The one place that asks which backend is running."""
+
+import contextlib
+import sys
+
+import keras
+
+
+def compile_function(function, variables, updated=()):
+    """Compile a function of tensors for repeated calls without gradients.
+
+    Args:
+        function: callable of tensors that returns a structure of tensors.
+        variables: list of `keras.Variable`, those that `function` reads.
+        updated: list of `keras.Variable`, those that `function` assigns.
+
+    Returns:
+        A callable with the arguments and the result of `function`. It is
+        traced once per shapes and dtypes on JAX and TensorFlow; PyTorch runs
+        it eagerly.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function)
+    if backend == "torch":
+        import torch
+
+        return torch.no_grad()(function)
+    import jax
+
+    lifted = [*variables, *updated]
+
+    @jax.jit
+    def stateless(values, *arguments):
+        mapping = zip(lifted, values, strict=True)
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            result = function(*arguments)
+        return result, [scope.get_current_value(v) for v in updated]
+
+    def compiled(*arguments):
+        result, values = stateless([v.value for v in lifted], *arguments)
+        for variable, value in zip(updated, values, strict=True):
+            variable.assign(value)
+        return result
+
+    return compiled
+
+
+def materialise(tensors):
+    """Have XLA compute these tensors here, once.
+
+    Fused into what follows, the steps of a doubling scan would each be
+    recomputed by all later ones. Elsewhere nothing is fused, nothing is done.
+
+    Args:
+        tensors: a structure of tensors.
+
+    Returns:
+        The same structure, the same values.
+    """
+    if keras.backend.backend() != "jax":
+        return tensors
+    import jax
+
+    return jax.lax.optimization_barrier(tensors)
+
+
+def import_keras_hub():
+    """keras_hub, which brings TensorFlow: kept off the GPU of another backend.
+
+    Raises:
+        ImportError: if keras_hub is not installed; says how to install it.
+    """
+    try:
+        import keras_hub
+    except ImportError as error:
+        raise ImportError(
+            "Text generation needs keras_hub, which is not installed. Run: "
+            'pip install "orrery[text]"'
+        ) from error
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None and keras.backend.backend() != "tensorflow":
+        # Too late if TensorFlow is at work on the GPU already.
+        with contextlib.suppress(RuntimeError):
+            tensorflow.config.set_visible_devices([], "GPU")
+    return keras_hub

@@ -1,0 +1,210 @@
+"""Turn a finished run of `koopman_lm.py` into a saved model and its CSVs.
+
+    python recipes/publish_koopman_lm.py runs/koopman_lm-wikitext2-jax-1 \\
+        koopman_lm_small
+
+Writes `saved_models/<name>/` (checked on every installed backend) and
+`results/<name>_arms.csv`, `results/<name>_replaced.csv` and
+`results/<name>_curve.csv`, from which the tables are generated.
+"""
+
+import argparse
+import csv
+import json
+import os
+import pathlib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+GOLDEN_BLOCKS, GOLDEN_LENGTH = 2, 8
+
+
+def main():
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags.add_argument("run", type=pathlib.Path, help="folder of the run")
+    flags.add_argument("name", help="of the saved model: its preset")
+    flags.add_argument("--hardware", default=f"{os.cpu_count()} CPU cores")
+    arguments = flags.parse_args()
+    run = arguments.run
+    config, metrics = (
+        json.loads((run / f"{file}.json").read_text(encoding="utf-8"))
+        for file in ("config", "metrics")
+    )
+    write_tables(arguments.name, run, config, metrics)
+    os.environ.setdefault("KERAS_BACKEND", config["arguments"]["backend"])
+
+    import numpy as np
+    import orrery
+    from orrery.zoo.publishing import publish
+
+    model = orrery.load(run / "model.keras")
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(
+        2, model.vocabulary_size, (GOLDEN_BLOCKS, GOLDEN_LENGTH)
+    )
+    publish(
+        ROOT / "saved_models" / arguments.name,
+        model,
+        tokens.astype("int32"),
+        metadata(arguments, config, metrics, model),
+        files=[run / "vocabulary.txt"],
+    )
+    print(f"Wrote saved_models/{arguments.name}")
+
+
+def write_tables(name, run, config, metrics):
+    """The arms, the replaced blocks and the curves, a CSV each."""
+    settings = config["arguments"]
+    rows = []
+    for arm, result in metrics["arms"].items():
+        rows.append(
+            {
+                "arm": arm,
+                "seed": settings["seed"],
+                "epochs": "" if arm == "ngram" else settings["epochs"],
+                "trainable weights": result.get("parameters", ""),
+                "operator weights": result.get("operator_parameters", ""),
+                **{
+                    f"{split} {label}": round(result[split][key], 2)
+                    for split in ("valid", "test")
+                    for label, key in (
+                        ("perplexity", "perplexity"),
+                        ("without <unk>", "perplexity_without_unknown"),
+                    )
+                },
+                "minutes": round(result["seconds"] / 60, 1)
+                if "seconds" in result
+                else "",
+            }
+        )
+    write(ROOT / "results" / f"{name}_arms.csv", rows)
+    curves = metrics["replaced"]
+    standard = curves["own operators"][0]
+    write(
+        ROOT / "results" / f"{name}_replaced.csv",
+        [
+            {
+                "operators": kind,
+                **{
+                    f"{count} replaced": f"{value:.1f} ({value / standard:.2f})"
+                    for count, value in enumerate(curve)
+                },
+            }
+            for kind, curve in curves.items()
+        ],
+    )
+    rows = []
+    for arm in metrics["arms"]:
+        path = run / arm / "history.csv"
+        if path.exists():
+            with open(path, newline="", encoding="utf-8") as file:
+                for epoch in csv.DictReader(file):
+                    rows.append(
+                        {
+                            "arm": arm,
+                            "epoch": epoch["epoch"],
+                            "training perplexity": _short(epoch["perplexity"]),
+                            "valid perplexity": _short(epoch["val_perplexity"]),
+                            "koopman weight": epoch.get("koopman_weight", ""),
+                            "contribution to the loss": epoch.get(
+                                "koopman_contribution_fraction", ""
+                            ),
+                            "seconds": round(float(epoch["seconds"])),
+                        }
+                    )
+    write(ROOT / "results" / f"{name}_curve.csv", rows)
+
+
+def metadata(arguments, config, metrics, model):
+    settings, data = config["arguments"], config["data"]
+    arm = metrics["arms"]["koopman"]
+    curve = metrics["replaced"]["own operators"]
+    half = (model.num_layers + 1) // 2
+    size = model.vocabulary_size
+
+    def metric(name, split, value):
+        return {
+            "name": name,
+            "split": split,
+            "value": round(value, 3),
+            "seeds": str(settings["seed"]),
+            "interval": "one seed",
+        }
+
+    return {
+        "task": "next-token prediction: token ids in, logits of the next "
+        "token out, strictly causal",
+        "inputs": [
+            {
+                "name": "tokens",
+                "shape": "(batch, length)",
+                "dtype": "int32",
+                "range": f"0 to {size - 1}",
+            }
+        ],
+        "outputs": [
+            {
+                "name": "logits",
+                "shape": f"(batch, length, {size})",
+                "dtype": "float32",
+                "range": "real",
+            }
+        ],
+        "data": {
+            key: data[key] for key in ("name", "source", "licence", "sha256")
+        },
+        "training": {
+            "command": command(settings),
+            "seconds": round(arm["seconds"]),
+            "hardware": arguments.hardware,
+            "epochs": settings["epochs"],
+        },
+        "metrics": [
+            *(
+                metric(name, split, arm[split][key])
+                for split in ("valid", "test")
+                for name, key in (
+                    ("perplexity", "perplexity"),
+                    ("without <unk> targets", "perplexity_without_unknown"),
+                )
+            ),
+            metric(f"perplexity, {half} blocks replaced", "valid", curve[half]),
+            metric("perplexity, all blocks replaced", "valid", curve[-1]),
+        ],
+        "vocabulary": f"vocabulary.txt, {size} lines, line number = id, "
+        "first line = id 0 (<pad>), second = <unk>",
+        "language_model_parameters": arm["parameters"],
+        "operator_parameters": arm["operator_parameters"],
+        "intended_use": "Research on Koopman operators as stand-ins for "
+        "blocks of a language model; tests and examples.",
+        "limits": "A few million weights trained on one small corpus: it "
+        "writes fluent nonsense, knows no facts, and repeats the biases of its "
+        "text. Word-level: what is not in vocabulary.txt becomes <unk>.",
+        "licence": "Apache-2.0",
+    }
+
+
+def command(settings):
+    """The call that repeats the run, without paths of this machine."""
+    names = ("dataset", "preset", "epochs", "batch_size", "learning_rate")
+    values = [
+        f"--{name.replace('_', '-')} {settings[name]}"
+        for name in (*names, "seed", "backend")
+    ]
+    arms = " ".join(settings["arms"])
+    return f"python recipes/koopman_lm.py {' '.join(values)} --arms {arms}"
+
+
+def write(path, rows):
+    path.parent.mkdir(exist_ok=True)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _short(value):
+    return round(float(value), 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What a trained language model can do beside predicting: the base class."""
+
+import keras
+
+from .generation import generate
+
+
+class LanguageModel(keras.Model):
+    """A `keras.Model` of token ids that generates, quantizes and exports.
+
+    A subclass maps int32 ids `(B, N)` to logits `(B, N, V)`, keeps its
+    `LanguageHead` in `head`, and can be built without a shape. To generate it
+    has `vocabulary_size`, `initial_state(batch_size, max_length)` and
+    `step(tokens, state, index)`.
+    """
+
+    def generate(self, prompt, max_length, **options):
+        """Continue a prompt; see `orrery.zoo.generation.generate`."""
+        return generate(self, prompt, max_length, **options)
+
+    def quantize(self, mode=None, config=None, filters=None, **kwargs):
+        """`keras.Model.quantize` for the embedding, the head and the `Dense`s.
+
+        Everything else stays in floating point: norms, recurrences, Koopman
+        operators. Losses and logits come from the integer products, so what
+        `evaluate` reports is the quantized model. Not trainable afterwards.
+
+        Args:
+            mode: `"int8"` or another mode of Keras.
+            config: a `keras.quantizers.QuantizationConfig`, or `None`.
+            filters: what to quantize instead, as in Keras.
+            **kwargs: passed on to Keras.
+        """
+        filters = _is_matrix_product if filters is None else filters
+        super().quantize(mode, config=config, filters=filters, **kwargs)
+
+    def export(
+        self,
+        filepath,
+        format="tf_saved_model",
+        verbose=None,
+        input_signature=None,
+        **kwargs,
+    ):
+        """`keras.Model.export` of the map from ids to logits.
+
+        Args:
+            filepath: str or path, where to write.
+            format: `"onnx"` or another format of Keras.
+            verbose: bool or `None`, whether to print the path.
+            input_signature: `None` for ids `(B, N)` of any B and N; or a list
+                of one `keras.InputSpec`, with N fixed where a backend cannot
+                trace a model without it.
+            **kwargs: passed on to Keras.
+        """
+        if input_signature is None:
+            input_signature = [
+                keras.InputSpec(
+                    shape=(None, None), dtype="int32", name="tokens"
+                )
+            ]
+        super().export(
+            filepath,
+            format=format,
+            verbose=verbose,
+            input_signature=input_signature,
+            **kwargs,
+        )
+
+    def get_build_config(self):
+        return {"quantization": self.head.quantization}
+
+    def build_from_config(self, config):
+        self.build()
+        if config.get("quantization"):
+            self.quantize(config["quantization"])
+
+
+def _is_matrix_product(layer):
+    products = keras.layers.Dense, keras.layers.ReversibleEmbedding
+    return isinstance(layer, products)
