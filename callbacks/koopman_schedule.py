@@ -1,12 +1,6 @@
 """When and how strongly a Koopman loss pulls on the model it is read from."""
 
-import math
-
 import keras
-from keras import ops
-
-# Layout of `model.koopman_totals`.
-_STEPS, _LINEAR, _STATE, _SKILL, _CONTRIBUTION = range(5)
 
 
 class KoopmanSchedule(keras.callbacks.Callback):
@@ -19,10 +13,11 @@ class KoopmanSchedule(keras.callbacks.Callback):
     following weights are multiplied by `fallback_scale`, until it was below
     `leave` for `patience` epochs running.
 
-    The model must have the scalar weight `koopman_weight`, which is assigned
-    at each epoch's begin, the vector `koopman_totals` of sums over the epoch's
-    steps (steps, L_lin, L_state, skill, weighted Koopman loss), and
-    `reset_koopman_totals()`. These keys are added to the epoch's logs:
+    The model must be built and have the scalar weight `koopman_weight`, which
+    is assigned at each epoch's begin, and the methods `reset_koopman_totals()`,
+    called then, and `koopman_measures()`, which returns the means since then
+    as a dict with the keys `linear`, `state`, `skill` and `contribution`.
+    These keys are added to the epoch's logs:
 
     - `koopman_weight`: w(e).
     - `koopman_effective_weight`: the weight that was in force.
@@ -46,7 +41,7 @@ class KoopmanSchedule(keras.callbacks.Callback):
 
     Raises:
         ValueError: If an argument is outside the range given above.
-        TypeError: If the model lacks one of the attributes above.
+        TypeError: If the model is not built or lacks an attribute above.
 
     Example:
     >>> schedule = KoopmanSchedule(warmup=2, ramp=4, max_weight=0.05)
@@ -111,13 +106,14 @@ class KoopmanSchedule(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         for name in (
             "koopman_weight",
-            "koopman_totals",
+            "koopman_measures",
             "reset_koopman_totals",
         ):
             if not hasattr(self.model, name):
                 raise TypeError(
-                    f"KoopmanSchedule needs a model with `{name}`. Received: "
-                    f"{self.model.__class__.__name__}"
+                    f"KoopmanSchedule needs a built model with `{name}`. "
+                    f"Received: {self.model.__class__.__name__}, "
+                    f"built={self.model.built}"
                 )
         self._reset()
 
@@ -133,22 +129,16 @@ class KoopmanSchedule(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         model = self.model
-        totals = ops.convert_to_numpy(model.koopman_totals).astype("float64")
-        steps = totals[_STEPS]
-        means = totals / steps if steps else totals * math.nan
-        linear = float(means[_LINEAR])
+        measures = model.koopman_measures()
         record = {
             "koopman_weight": self.weight(epoch),
             "koopman_effective_weight": float(model.koopman_weight),
             "koopman_fallback_fraction": (
                 self._fallback_epochs / max(1, self._weighted_epochs)
             ),
-            "koopman_linear": linear,
-            "koopman_state": float(means[_STATE]),
-            "koopman_skill": float(means[_SKILL]),
-            "koopman_contribution": float(means[_CONTRIBUTION]),
+            **{f"koopman_{name}": value for name, value in measures.items()},
         }
-        self._update_fallback(linear)
+        self._update_fallback(measures["linear"])
         if logs is not None:
             logs.update(record)
         if self.verbose:

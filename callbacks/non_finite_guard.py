@@ -21,7 +21,8 @@ class NonFiniteGuard(keras.callbacks.Callback):
     their values at the epoch's begin. It is printed and counted in the log
     `non_finite_events`, the number so far. Non-finite variables outside the
     operators raise an error with either action: nothing can be kept of them.
-    Put it behind `KoopmanSchedule`, which assigns the weight.
+    Put it behind `KoopmanSchedule`, which assigns the weight. A model without
+    `koopman_weight` or `operators` is only watched.
 
     Args:
         action: `"raise"` or `"disable"`. Defaults to `"raise"`.
@@ -91,7 +92,10 @@ class NonFiniteGuard(keras.callbacks.Callback):
             ):
                 if any(variable is v for v in bad):
                     variable.assign(value)
-            print(f"\n{message}. Koopman weight 0 in the next epoch.")
+            consequence = (
+                "; Koopman weight 0 in the next epoch" if self._disabled else ""
+            )
+            print(f"\n{message}{consequence}")
         if logs is not None:
             logs["non_finite_batches"] = skipped
             logs["non_finite_events"] = self.events

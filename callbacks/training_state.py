@@ -47,8 +47,9 @@ class TrainingState(keras.callbacks.Callback):
     Raises:
         TypeError: If a callback has no `get_state` and `set_state`.
         ValueError: If the file is not readable as a state, was written with
-            another `config` (the keys are named) or for another model, or if
-            `fit` starts at another epoch than `initial_epoch`.
+            another `config` (the keys are named) or for another model, if the
+            model to resume is not built, or if `fit` starts at another epoch
+            than `initial_epoch`.
 
     Example:
     ```python
@@ -93,6 +94,11 @@ class TrainingState(keras.callbacks.Callback):
         meta, arrays = self._read()
         self._check_config(meta["config"])
         model = self.model
+        if not model.built:
+            raise ValueError(
+                "The model must be built before `fit` resumes it from "
+                f"{self.path}: call model.build(input_shape)."
+            )
         optimizer = model.optimizer
         if not optimizer.built:
             optimizer.build(model.trainable_variables)
@@ -151,8 +157,9 @@ class TrainingState(keras.callbacks.Callback):
 
     def _read(self):
         try:
-            with np.load(self.path, allow_pickle=False) as file:
-                arrays = dict(file)
+            # NumPy leaves a file open that it fails to read.
+            with open(self.path, "rb") as file, np.load(file) as stored:
+                arrays = dict(stored)
             meta = json.loads(str(arrays.pop("meta")))
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(

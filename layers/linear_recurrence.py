@@ -161,7 +161,7 @@ class LinearRecurrence(keras.layers.Layer):
     @property
     def state_dtype(self):
         """The compute dtype, but never less than float32."""
-        return keras.backend.result_type(self.compute_dtype, "float32")
+        return "float64" if self.compute_dtype == "float64" else "float32"
 
     def _exponent(self):
         """Logarithms of the m/2 eigenvalues, as a pair `(-exp(nu), theta)`."""

@@ -110,7 +110,7 @@ class ResolventMixer(keras.layers.Layer):
     @property
     def solver_dtype(self):
         """The compute dtype, but never less than float32."""
-        return keras.backend.result_type(self.compute_dtype, "float32")
+        return "float64" if self.compute_dtype == "float64" else "float32"
 
     def call(self, x, mask=None):
         alpha = self._diagonal(x)

@@ -21,6 +21,9 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
     gradients through `scale_loss`, so it is caught even where the gradient of
     an infinite loss happens to be finite.
 
+    In a training loop of one's own, use `stateless_apply` on JAX and `apply`
+    on the other backends, as `fit` does.
+
     Args:
         inner_optimizer: The `keras.optimizers.Optimizer` that updates the
             weights. Its own clipping and loss scaling must be off.
@@ -130,11 +133,10 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
 
     def stateless_apply(self, optimizer_variables, grads, trainable_variables):
         grads, finite = self._clip_groups(grads, self._trainable_variables)
-        own_count = len(self._variables)
-        own = [
-            ops.convert_to_tensor(v) for v in optimizer_variables[:own_count]
-        ]
-        inner = list(optimizer_variables[own_count:])
+        # LossScaleOptimizer hands over variables instead of their values.
+        values = [ops.convert_to_tensor(v) for v in optimizer_variables]
+        count = len(self._variables)
+        own, inner = values[:count], values[count:]
         updated, updated_inner = self.inner_optimizer.stateless_apply(
             inner, grads, trainable_variables
         )

@@ -1,6 +1,6 @@
-"""Turn a finished run of `koopman_lm.py` into a saved model and its CSVs.
+r"""Turn a finished run of `koopman_lm.py` into a saved model and its CSVs.
 
-    python recipes/publish_koopman_lm.py runs/koopman_lm-wikitext2-jax-1 \\
+    python recipes/publish_koopman_lm.py runs/koopman_lm-wikitext2-jax-1 \
         koopman_lm_small
 
 Writes `saved_models/<name>/` (checked on every installed backend) and

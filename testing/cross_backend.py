@@ -38,7 +38,7 @@ def compare_backends(
     *,
     build="build",
     run="run",
-    timeout=300,
+    timeout=600,
 ):
     """Run one script on every backend and compare what it returns.
 
@@ -105,7 +105,7 @@ def compare_backends(
     return _differences(arrays)
 
 
-def run_in_process(backend, script, function, model, outputs=None, timeout=300):
+def run_in_process(backend, script, function, model, outputs=None, timeout=600):
     """Call `function(model)` of a script on a backend, in a fresh process.
 
     Args:

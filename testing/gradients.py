@@ -4,18 +4,22 @@ import keras
 import numpy as np
 
 
-def gradients(function, arrays, jit_compile="auto"):
+def gradients(function, arrays, eager=False):
     """Differentiate a scalar function of tensors.
 
     A layer adds trainable zeros to the arrays and the function's value to the
-    loss. One compiled step of gradient descent at rate 1 then leaves minus the
-    gradient in the zeros: no backend has to be asked for its own.
+    loss. One step of gradient descent at rate 1 then leaves minus the gradient
+    in the zeros: no backend has to be asked for its own.
+
+    JAX and TensorFlow compile the step with XLA. A TensorFlow graph without it
+    may update a weight before reading it where, as in a linear function, its
+    gradient does not depend on it.
 
     Args:
         function: callable of tensors that returns a scalar, written with
             `keras.ops`.
         arrays: sequence of NumPy arrays of the type `keras.config.floatx()`.
-        jit_compile: bool or `"auto"`, as `keras.Model.compile` takes it.
+        eager: bool. Whether to run without compilation. Default: `False`.
 
     Returns:
         List of NumPy arrays of the shapes of `arrays`.
@@ -28,7 +32,10 @@ def gradients(function, arrays, jit_compile="auto"):
     """
     probe = _Probe(function, arrays)
     model = keras.Sequential([keras.Input((1,)), probe])
-    model.compile(keras.optimizers.SGD(1.0), jit_compile=jit_compile)
+    compiled = not eager and keras.backend.backend() != "torch"
+    model.compile(
+        keras.optimizers.SGD(1.0), jit_compile=compiled, run_eagerly=eager
+    )
     model.fit(np.zeros((1, 1)), verbose=0)
     return [-keras.ops.convert_to_numpy(zero) for zero in probe.zeros]
 

@@ -28,12 +28,14 @@ def pytest_collection_modifyitems(items):
     from orrery.testing import installed_backends
 
     installed = installed_backends()
+    reason = None
     if len(installed) < 2:
         reason = f"compares backends; installed: {installed}"
     elif keras.backend.backend() != installed[0]:
         reason = f"starts every backend itself; runs with {installed[0]}"
-    else:
-        return
     for item in items:
         if item.get_closest_marker("cross_backend"):
-            item.add_marker(pytest.mark.skip(reason=reason))
+            # Four processes that import and compile, on a busy machine.
+            item.add_marker(pytest.mark.timeout(900))
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))

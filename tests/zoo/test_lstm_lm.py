@@ -64,9 +64,8 @@ def test_equals_the_recursion():
 def test_mean_is_the_loss():
     model = small()
     nll = ops.convert_to_numpy(model(batch(weight=2.0)))
-    np.testing.assert_allclose(
-        float(model.losses[0]), 2 * nll.mean(), rtol=1e-5
-    )
+    loss = ops.convert_to_numpy(model.losses[0])
+    np.testing.assert_allclose(loss, 2 * nll.mean(), rtol=1e-5)
 
 
 def test_size_within_the_budget():
@@ -98,17 +97,17 @@ def test_first_loss_is_that_of_guessing():
 
 
 def test_fit_learns_and_moves_every_weight():
-    model = small(dropout=0.0)
+    model = small(dropout=0.0, embedding_stddev=0.5)
     model.build()
     weights = model.trainable_weights
     before = [np.array(ops.convert_to_numpy(w)) for w in weights]
-    model.compile(keras.optimizers.Adam(1e-2), weighted_metrics=[Perplexity()])
+    model.compile(keras.optimizers.Adam(3e-2), weighted_metrics=[Perplexity()])
     inputs = batch()
     history = model.fit(
         inputs,
         inputs["targets"],
         sample_weight=inputs["sample_weight"],
-        epochs=40,
+        epochs=60,
         batch_size=3,
         verbose=0,
     ).history
