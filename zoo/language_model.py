@@ -5,6 +5,7 @@ import keras
 from .generation import generate
 
 
+@keras.saving.register_keras_serializable(package="orrery")
 class LanguageModel(keras.Model):
     """A `keras.Model` of token ids that generates, quantizes and exports.
 
@@ -40,23 +41,27 @@ class LanguageModel(keras.Model):
         format="tf_saved_model",
         verbose=None,
         input_signature=None,
+        length=128,
         **kwargs,
     ):
         """`keras.Model.export` of the map from ids to logits.
 
         Args:
             filepath: str or path, where to write.
-            format: `"onnx"` or another format of Keras.
+            format: `"onnx"` (with JAX and `jax2onnx`: any mixers and replaced
+                blocks) or another format of Keras.
             verbose: bool or `None`, whether to print the path.
-            input_signature: `None` for ids `(B, N)` of any B and N; or a list
-                of one `keras.InputSpec`, with N fixed where a backend cannot
-                trace a model without it.
+            input_signature: what to feed instead of ids `(B, length)`, as in
+                Keras.
+            length: int, N, while B stays free. A causal model reads a shorter
+                text with anything behind it. `None` leaves N free too, where
+                backend and format can. Defaults to `128`.
             **kwargs: passed on to Keras.
         """
         if input_signature is None:
             input_signature = [
                 keras.InputSpec(
-                    shape=(None, None), dtype="int32", name="tokens"
+                    shape=(None, length), dtype="int32", name="tokens"
                 )
             ]
         super().export(
