@@ -261,11 +261,8 @@ def measure_head(variants, sizes, folder):
                 "fused_over_naive": memory["fused"] / (memory["naive"] or 1),
             }
         )
-        print(
-            "{backend:11} {compiled:5} {fused_over_naive:.3f}".format(
-                **rows[-1]
-            )
-        )
+        ratio = rows[-1]["fused_over_naive"]
+        print(f"{backend:11} {compiled:5} {ratio:.3f}")
     return rows
 
 
@@ -362,17 +359,23 @@ def measure(variants, sizes, folder, arguments):
                     for without, with_operators in run["pairs"]
                 )
         rows = table_rows(arguments.size, measured, differences, overheads)
-        device = next(iter(measured.values()))[0]["device"]
-        target = f"{arguments.size}", PACKAGES, arguments.out, device
-        path = results_file(f"train_step_{target[0]}", *target[1:])
-        write_csv(path, rows)
         show(rows)
-        print(f"Wrote {path}")
+        write("train_step", rows, measured, arguments)
     print("\nMemory of head and loss, fused over naive:")
     if rows := measure_head(variants, sizes, folder):
-        path = results_file(f"head_memory_{target[0]}", *target[1:])
-        write_csv(path, rows)
-        print(f"Wrote {path}")
+        write("head_memory", rows, measured, arguments)
+
+
+def write(what, rows, measured, arguments):
+    """The CSV, its name with size, hardware and versions."""
+    path = results_file(
+        f"{what}_{arguments.size}",
+        PACKAGES,
+        arguments.out,
+        next(iter(measured.values()))[0]["device"],
+    )
+    write_csv(path, rows)
+    print(f"Wrote {path}")
 
 
 if __name__ == "__main__":
