@@ -24,7 +24,7 @@ def rotary(x, positions):
         - [Su et al., 2021](https://arxiv.org/abs/2104.09864)
     """
     half = x.shape[-1] // 2
-    rate = ROTARY_BASE ** (-ops.arange(half, dtype="float32") / half)
+    rate = ROTARY_BASE ** (-ops.arange(0, half, dtype="float32") / half)
     angle = ops.cast(positions, "float32")[:, None, None] * rate
     cosine, sine = (
         ops.cast(ops.cos(angle), x.dtype),
@@ -105,7 +105,7 @@ class CausalSelfAttention(keras.layers.Layer):
         return rotary(q, positions), rotary(k, positions), v
 
     def call(self, x):
-        q, k, v = self._heads(x, ops.arange(ops.shape(x)[1], dtype="int32"))
+        q, k, v = self._heads(x, ops.arange(0, ops.shape(x)[1], dtype="int32"))
         y = ops.dot_product_attention(q, k, v, is_causal=True)
         return self.output_projection(ops.reshape(y, ops.shape(x)))
 
@@ -123,7 +123,7 @@ class CausalSelfAttention(keras.layers.Layer):
         q, k, v = self._heads(x, ops.reshape(index, (1,)))
         keys = ops.slice_update(keys, (0, index, 0, 0), k)
         values = ops.slice_update(values, (0, index, 0, 0), v)
-        seen = ops.arange(keys.shape[1], dtype="int32") <= index
+        seen = ops.arange(0, keys.shape[1], dtype="int32") <= index
         y = ops.dot_product_attention(
             q, keys, values, mask=seen[None, None, None, :]
         )

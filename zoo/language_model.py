@@ -48,8 +48,8 @@ class LanguageModel(keras.Model):
 
         Args:
             filepath: str or path, where to write.
-            format: `"onnx"` (with JAX and `jax2onnx`: any mixers and replaced
-                blocks) or another format of Keras.
+            format: `"onnx"` (needs `jax2onnx` on JAX, `tf2onnx` on TensorFlow;
+                PyTorch's exporter lacks RMSNorm) or another format of Keras.
             verbose: bool or `None`, whether to print the path.
             input_signature: what to feed instead of ids `(B, length)`, as in
                 Keras.

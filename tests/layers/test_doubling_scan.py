@@ -84,7 +84,7 @@ def test_neighbours():
 
 
 @pytest.mark.parametrize("eager", EAGER)
-@pytest.mark.parametrize("length", [5, 300])
+@pytest.mark.parametrize("length", [5, 150])
 def test_gradient_equals_that_of_the_loop(length, eager):
     factor, drive = random_recurrence(length)
     cotangent = random_recurrence(length, seed=1)[1]
