@@ -33,6 +33,7 @@ def main():
     if arguments.seeds not in STUDENT:
         flags.error(f"--seeds must be 2 to 7; got {arguments.seeds}")
     arguments.start_from = None
+    arguments.operator_epochs = 0
     arguments.resume = True
     root = arguments.out or pathlib.Path("runs/koopman_arms")
     from _measure import results_file, write_csv
@@ -59,7 +60,9 @@ def run(arguments, root):
         measured = {}
         for arm in ARMS:
             print(f"=== seed {seed}, {arm} ===", flush=True)
-            measured[arm] = experiment.train_arm(arm, data, blocks, arguments)
+            _, measured[arm] = experiment.train_arm(
+                arm, data, blocks, arguments
+            )
             rows.append(row(arguments, arm, measured[arm]))
         base, koopman = (
             math.log(measured[arm]["valid"]["perplexity"]) for arm in ARMS

@@ -216,6 +216,20 @@ class GuardedOptimizer(keras.optimizers.Optimizer):
     def finalize_variable_values(self, var_list):
         self.inner_optimizer.finalize_variable_values(var_list)
 
+    # Keras saves the inner optimizer beside this one: only the rest is here.
+    def save_own_variables(self, store):
+        for index, variable in enumerate(self._variables):
+            store[str(index)] = ops.convert_to_numpy(variable)
+
+    def load_own_variables(self, store):
+        if len(store.keys()) != len(self._variables):
+            raise ValueError(
+                f"GuardedOptimizer has {len(self._variables)} variables beside "
+                f"the inner optimizer's. Received: {len(store.keys())}"
+            )
+        for index, variable in enumerate(self._variables):
+            variable.assign(store[str(index)])
+
     def get_config(self):
         return {
             "name": self.name,

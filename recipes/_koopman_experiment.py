@@ -22,24 +22,36 @@ from orrery.zoo.kneser_ney import KneserNey
 from orrery.zoo.lstm_lm import LSTMLM
 from orrery.zoo.registry import load
 
-# Preset, epochs and highest learning rate; a text file takes the first.
+# A text file takes those of stdlib.
 DEFAULTS = {
-    "stdlib": ("koopman_lm_stdlib", 5, 4e-3),
-    "wikitext2": ("koopman_lm_small", 10, 2e-3),
+    "stdlib": {
+        "preset": "koopman_lm_stdlib",
+        "epochs": 5,
+        "operator_epochs": 1,
+        "learning_rate": 4e-3,
+    },
+    "wikitext2": {
+        "preset": "koopman_lm_small",
+        "epochs": 10,
+        "operator_epochs": 2,
+        "learning_rate": 2e-3,
+    },
 }
 SCHEDULE = {"warmup": 1, "ramp": 2, "max_weight": 0.05}
+# In the operators' own epochs: nine rows of ten start with an operator, most
+# of them run nothing else.
+OPERATOR_SCHEDULE = {**SCHEDULE, "warmup": 0, "ramp": 1}
+FIRST_SHARE, LAST_SHARE = 0.9, 0.75
 WITHOUT_OPERATORS = {"koopman": None, "replacement": 0.0}
 SMOKE_BLOCKS = 64
 
 
 def run(arguments):
     """Train the arms, measure the controls, write everything to `--out`."""
-    preset, epochs, learning_rate = DEFAULTS.get(
-        arguments.dataset, DEFAULTS["stdlib"]
-    )
-    arguments.preset = arguments.preset or preset
-    arguments.epochs = arguments.epochs or epochs
-    arguments.learning_rate = arguments.learning_rate or learning_rate
+    defaults = DEFAULTS.get(arguments.dataset, DEFAULTS["stdlib"])
+    for name, value in defaults.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
     if arguments.preset not in KoopmanLM.presets:
         raise SystemExit(
             f"--preset must be one of {sorted(KoopmanLM.presets)}; got "
@@ -47,6 +59,7 @@ def run(arguments):
         )
     if arguments.smoke:
         arguments.epochs = min(arguments.epochs, 2)
+        arguments.operator_epochs = min(arguments.operator_epochs, 1)
     if arguments.out is None:
         name = pathlib.Path(str(arguments.dataset)).stem
         arguments.out = default_folder(
@@ -88,15 +101,18 @@ def run(arguments):
         if arm == "ngram":
             measured["arms"][arm] = count_words(data, blocks)
         else:
-            measured["arms"][arm] = train_arm(arm, data, blocks, arguments)
+            model, measured["arms"][arm] = train_arm(
+                arm, data, blocks, arguments
+            )
+            if arm == "koopman":
+                model.save(folder / "model.keras")
         write_json(folder / "metrics.json", measured)
     if "koopman" in arguments.arms:
-        model = load(folder / "koopman" / "model.keras")
+        model = load(folder / "model.keras")
         measured["replaced"] = replace(model, data, blocks, arguments)
         write_json(folder / "metrics.json", measured)
         sample = generate(model, data, arguments)
         (folder / "sample.txt").write_text(sample + "\n", encoding="utf-8")
-        model.save(folder / "model.keras")
     write_report(folder)
     print(f"\nWrote {folder}/report.md, pictures and model.keras")
 
@@ -111,7 +127,8 @@ def announce(arguments, data, blocks):
         f"{arguments.backend}, {arguments.devices} device(s).\n"
         f"{arguments.epochs} epochs of {steps} steps of "
         f"{arguments.batch_size} x {data.sequence_length} tokens for each of: "
-        f"{', '.join(arguments.arms)}. Results go to {arguments.out}."
+        f"{', '.join(arguments.arms)}; then {arguments.operator_epochs} of "
+        f"koopman's operators alone. Results go to {arguments.out}."
     )
 
 
@@ -137,12 +154,15 @@ def build(arm, arguments, vocabulary_size):
 
 
 def train_arm(arm, data, blocks, arguments):
+    """The trained model of one arm, and what was measured of it."""
     model = build(arm, arguments, len(data.vocabulary))
+    measured = count_weights(model)
     history = fit(model, arm, data, arguments)
-    return {
-        **score(model, data, blocks, arguments),
-        "seconds": sum(history["seconds"]),
-    }
+    measured["seconds"] = sum(history["seconds"])
+    if arm == "koopman" and arguments.operator_epochs:
+        history = fit_operators_only(model, data, arguments)
+        measured["operator_seconds"] = sum(history["seconds"])
+    return model, {**measured, **score(model, data, blocks, arguments)}
 
 
 def fit(model, arm, data, arguments):
@@ -158,22 +178,48 @@ def fit(model, arm, data, arguments):
         data,
         folder,
         epochs=arguments.epochs,
-        batch_size=arguments.batch_size,
-        learning_rate=arguments.learning_rate,
-        seed=arguments.seed,
         callbacks=callbacks,
-        resume=arguments.resume,
-        limit=SMOKE_BLOCKS if arguments.smoke else None,
-        config={
+        **settings(arm, arguments),
+    )
+
+
+def fit_operators_only(model, data, arguments):
+    """The operators' own epochs, in which the language model stays as it is."""
+    folder = arguments.out / "koopman" / "operators_only"
+    model.train_operators_only(
+        np.linspace(FIRST_SHARE, LAST_SHARE, model.num_layers).tolist()
+    )
+    return train(
+        model,
+        data,
+        folder,
+        epochs=arguments.operator_epochs,
+        callbacks=[
+            KoopmanSchedule(**OPERATOR_SCHEDULE),
+            KoopmanMonitor(folder / "operators"),
+        ],
+        **settings("operators only", arguments),
+    )
+
+
+def settings(arm, arguments):
+    """What all training of a run has in common."""
+    return {
+        "batch_size": arguments.batch_size,
+        "learning_rate": arguments.learning_rate,
+        "seed": arguments.seed,
+        "resume": arguments.resume,
+        "limit": SMOKE_BLOCKS if arguments.smoke else None,
+        "config": {
             "arm": arm,
             "preset": arguments.preset,
             "dataset": str(arguments.dataset),
         },
-    )
+    }
 
 
-def score(model, data, blocks, arguments):
-    """Validation and test perplexity, and the size of the model."""
+def count_weights(model):
+    """Trainable weights: the language model's, and the operators' apart."""
     operators = sum(
         math.prod(weight.shape)
         for operator in getattr(model, "operators", ())
@@ -183,14 +229,18 @@ def score(model, data, blocks, arguments):
     return {
         "parameters": total - operators,
         "operator_parameters": operators,
-        **{
-            split: summarize(
-                token_losses(model, *blocks[split], arguments.batch_size),
-                blocks[split][1],
-                data.vocabulary.unknown_id,
-            )
-            for split in ("valid", "test")
-        },
+    }
+
+
+def score(model, data, blocks, arguments):
+    """Validation and test perplexity."""
+    return {
+        split: summarize(
+            token_losses(model, *blocks[split], arguments.batch_size),
+            blocks[split][1],
+            data.vocabulary.unknown_id,
+        )
+        for split in ("valid", "test")
     }
 
 

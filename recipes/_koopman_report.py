@@ -146,7 +146,8 @@ def _text(folder, config, metrics, histories, pictures):
         "",
         f"Preset `{arguments['preset']}`, data `{data['name']}` "
         f"({data['tokens']['train']:,} training tokens, vocabulary "
-        f"{data['vocabulary_size']:,}), {arguments['epochs']} epochs, seed "
+        f"{data['vocabulary_size']:,}), {arguments['epochs']} epochs, then "
+        f"{arguments['operator_epochs']} of the operators alone, seed "
         f"{arguments['seed']}, backend {arguments['backend']}; {seeds}.",
         "",
         f"    python {config['versions']['command']}",

@@ -36,6 +36,7 @@ def train(
     resume=False,
     config=None,
     limit=None,
+    compile_model=None,
 ):
     """Fit `model` on `data`, one resumable file of state per epoch.
 
@@ -51,6 +52,8 @@ def train(
         resume: bool, whether to continue from `state.npz`.
         config: dict, what must agree between a run and its continuation.
         limit: int or `None`, the number of blocks to use of each split.
+        compile_model: function of the model that compiles it; `None` is AdamW
+            under a warm-up and cosine schedule, with `Perplexity`.
 
     Returns:
         The history, a dict of lists with one entry per epoch.
@@ -66,10 +69,13 @@ def train(
     batches = LanguageBatches(x[:limit], y[:limit], batch_size, seed=seed)
     x, y = data.blocks("valid")
     valid = LanguageBatches(x[:limit], y[:limit], batch_size, shuffle=False)
-    model.compile(
-        optimizer=adamw_cosine(epochs * len(batches), learning_rate),
-        weighted_metrics=[Perplexity()],
-    )
+    if compile_model is not None:
+        compile_model(model)
+    else:
+        model.compile(
+            optimizer=adamw_cosine(epochs * len(batches), learning_rate),
+            weighted_metrics=[Perplexity()],
+        )
     callbacks = [*callbacks, NonFiniteGuard("disable"), EpochSeconds()]
     state = TrainingState(
         state_path,

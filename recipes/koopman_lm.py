@@ -24,6 +24,11 @@ def command_line(argv=None):
     )
     add("--preset", help="a KoopmanLM preset; the data set's if not given")
     add("--epochs", type=int, help="passes over the data; as above")
+    add(
+        "--operator-epochs",
+        type=int,
+        help="further passes that train the operators alone; as above",
+    )
     add("--learning-rate", type=float, help="the highest; as above")
     add("--tokenizer", default="word", help="word or byte_pair")
     add("--arms", nargs="+", default=ARMS, choices=ARMS, help="what to train")
@@ -50,6 +55,11 @@ def command_line(argv=None):
     arguments = _command_line.parse(flags, argv)
     if arguments.epochs is not None and arguments.epochs < 1:
         flags.error(f"--epochs must be at least 1; got {arguments.epochs}")
+    if arguments.operator_epochs is not None and arguments.operator_epochs < 0:
+        flags.error(
+            "--operator-epochs must not be negative; got "
+            f"{arguments.operator_epochs}"
+        )
     return arguments
 
 
@@ -61,9 +71,12 @@ def main(argv=None):
 
         _scoring.score_file(*arguments.evaluate, arguments)
         return
-    import _koopman_experiment
+    if arguments.protocol == "legacy":
+        import _legacy_experiment as experiment
+    else:
+        import _koopman_experiment as experiment
 
-    _koopman_experiment.run(arguments)
+    experiment.run(arguments)
 
 
 if __name__ == "__main__":

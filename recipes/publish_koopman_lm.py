@@ -154,9 +154,10 @@ def metadata(arguments, config, metrics, model):
         },
         "training": {
             "command": command(settings),
-            "seconds": round(arm["seconds"]),
+            "seconds": round(arm["seconds"] + arm.get("operator_seconds", 0)),
             "hardware": arguments.hardware,
             "epochs": settings["epochs"],
+            "epochs of the operators alone": settings["operator_epochs"],
         },
         "metrics": [
             *(
@@ -185,10 +186,10 @@ def metadata(arguments, config, metrics, model):
 
 def command(settings):
     """The call that repeats the run, without paths of this machine."""
-    names = ("dataset", "preset", "epochs", "batch_size", "learning_rate")
+    names = ("dataset", "preset", "epochs", "operator_epochs", "batch_size")
     values = [
         f"--{name.replace('_', '-')} {settings[name]}"
-        for name in (*names, "seed", "backend")
+        for name in (*names, "learning_rate", "seed", "backend")
     ]
     arms = " ".join(settings["arms"])
     return f"python recipes/koopman_lm.py {' '.join(values)} --arms {arms}"

@@ -11,11 +11,10 @@ from ..layers.linear_recurrence import LinearRecurrence
 from ..layers.mixture_of_experts import MixtureOfExperts
 from ..layers.resolvent_mixer import ResolventMixer
 from ..losses.koopman_consistency import KoopmanConsistency
-from .language_model import LanguageModel
+from .koopman_forward import KoopmanForwardModel, row_shares
 from .registry import load
 
 MIXERS = ("attention", "resolvent", "koopman")
-TOTALS = ("steps", "linear", "state", "skill", "contribution")
 PRESETS = {
     "koopman_lm_small": {
         "vocabulary_size": 30_000,
@@ -43,7 +42,7 @@ PRESETS = {
 
 
 @keras.saving.register_keras_serializable(package="orrery")
-class KoopmanLM(LanguageModel):
+class KoopmanLM(KoopmanForwardModel):
     """A causal language model whose blocks can run as linear operators.
 
     `h_0 = E[x]`, `h_{l+1} = block_l(h_l)`, logits `= RMSNorm(h_L) W + b`. A
@@ -77,7 +76,7 @@ class KoopmanLM(LanguageModel):
             for a model without operators.
         detach: `"target"` or `"both"`, see `KoopmanConsistency`; with `"both"`
             the operators watch the model and never change it.
-        replacement: float f in `[0, 1]`, which stands for `f_l = f (L - l) / L`
+        replacement: float f in `[0, 1)`, which stands for `f_l = f (L - l) / L`
             (as many rows with 1 as with 2, ... L operators), or the list of
             the L shares, none above the one before. Defaults to `0`.
         replaced: sequence of int, the blocks run by their operators outside
@@ -156,7 +155,7 @@ class KoopmanLM(LanguageModel):
                 "`mixer` must name one mixer, or one per block. Received: "
                 f"{len(mixers)} mixers for num_layers={num_layers}"
             )
-        shares = _row_shares(replacement, num_layers)
+        shares = row_shares(replacement, num_layers)
         if koopman is None and (any(shares) or replaced):
             raise ValueError(
                 "`replacement` and `replaced` need operators: give `koopman` "
@@ -229,7 +228,7 @@ class KoopmanLM(LanguageModel):
         self.replacement = replacement
         self.row_shares = shares
         self.embedding_stddev = embedding_stddev
-        self.replaced = self._checked_replaced(replaced)
+        self.replaced = self.checked_replaced(replaced)
 
     def build(self, input_shape=None):
         hidden_shape = (None, None, self.dim)
@@ -239,28 +238,13 @@ class KoopmanLM(LanguageModel):
         self.final_norm.build(hidden_shape)
         self.head.build(hidden_shape)
         if self.operators:
-            self.koopman_weight = self.add_weight(
-                shape=(),
-                initializer="zeros",
-                dtype="float32",
-                trainable=False,
-                autocast=False,
-                name="koopman_weight",
-            )
-            self.koopman_totals = self.add_weight(
-                shape=(len(TOTALS),),
-                initializer="zeros",
-                dtype="float32",
-                trainable=False,
-                autocast=False,
-                name="koopman_totals",
-            )
+            self.build_measures()
 
     # === Functional Model ===
     def call(self, inputs, training=False):
         # `training` goes to every layer by name: Keras' stateless calls (a
         # `fit` on JAX) open no call context for a model's own layers.
-        tokens, targets, sample_weight = _unpack(inputs)
+        tokens, targets, sample_weight = self.unpack(inputs)
         h = self.token_embedding(tokens)
         h = self.embedding_dropout(h, training=training)
         measured = []
@@ -272,7 +256,7 @@ class KoopmanLM(LanguageModel):
             else:
                 h = self.blocks[index](h, training=training)
         if measured:
-            self._add_consistency(measured)
+            self.add_consistency(measured)
         h = self.final_dropout(self.final_norm(h), training=training)
         return self.head(h, targets, sample_weight, training=training)
 
@@ -281,7 +265,7 @@ class KoopmanLM(LanguageModel):
         operator, block = self.operators[index], self.blocks[index]
         share = self.row_shares[index]
         # In 1,024ths, so that a batch size unknown to the graph will do.
-        rows = ops.shape(h)[0] * round(1024 * share) // 1024
+        rows = ops.shape(h)[0] * int(1024 * share) // 1024
         x = h[rows:] if share else h
         x_next = block(x, training=True)
         measured.append(
@@ -290,132 +274,6 @@ class KoopmanLM(LanguageModel):
         if not share:
             return x_next
         return ops.concatenate([operator(h[:rows]), x_next], axis=0)
-
-    def _add_consistency(self, measured):
-        losses, measures = zip(*measured, strict=True)
-
-        def mean(values):
-            return sum(values) / self.num_layers
-
-        weight = ops.convert_to_tensor(self.koopman_weight)
-        contribution = weight * mean(losses)
-        self.add_loss(contribution)
-        row = [
-            ops.ones(()),
-            *(
-                mean([measure[name] for measure in measures])
-                for name in ("linear", "state", "skill")
-            ),
-            ops.stop_gradient(contribution),
-        ]
-        row = ops.stack([ops.cast(value, "float32") for value in row])
-        finite = ops.all(ops.isfinite(row))
-        self.koopman_totals.assign_add(ops.where(finite, row, 0.0))
-
-    def compute_output_spec(self, inputs, training=False):
-        tokens, targets, _ = _unpack(inputs)
-        if targets is not None:
-            return keras.KerasTensor(targets.shape, dtype="float32")
-        shape = (*tokens.shape, self.vocabulary_size)
-        return keras.KerasTensor(shape, dtype=self.compute_dtype)
-
-    # === Koopman-forward mode ===
-    def set_replaced(self, indices):
-        """Choose the blocks that their operators run outside training.
-
-        Args:
-            indices: sequence of int in `[0, L)`; empty for the whole model.
-        """
-        self.replaced = self._checked_replaced(indices)
-        # The choice is part of the compiled graphs of evaluate and predict.
-        self.test_function = self.predict_function = None
-
-    def _checked_replaced(self, indices):
-        indices = tuple(sorted(set(indices)))
-        count = len(self.operators)
-        if any(not 0 <= index < count for index in indices):
-            raise ValueError(
-                f"`replaced` must hold indices of the {count} operators. "
-                f"Received: {indices}"
-            )
-        return indices
-
-    def trajectory(self, tokens):
-        """The hidden states `[h_0, ..., h_L]` of the blocks, without dropout.
-
-        Args:
-            tokens: int tensor `(B, N)`.
-
-        Returns:
-            list of L + 1 float tensors `(B, N, d)`.
-        """
-        states = [self.token_embedding(tokens)]
-        for block in self.blocks:
-            states.append(block(states[-1]))
-        return states
-
-    def fit_operators(self, tokens, batch_size=32):
-        """Solve every operator by exact EDMD, the model's weights frozen.
-
-        One pass accumulates the statistics of every token without forgetting;
-        then each K is the ridge least-squares map of its block.
-
-        Args:
-            tokens: int array `(n, N)`, or any data set `predict` takes whose
-                inputs this model takes.
-            batch_size: int, rows at a time, for an array. Defaults to `32`.
-
-        Raises:
-            ValueError: if the model has no operators or they are trained by
-                gradient.
-        """
-        if not self.operators:
-            raise ValueError(
-                "`fit_operators` needs operators. Received: koopman=None"
-            )
-        for operator in self.operators:
-            operator.reset_statistics()
-        arrays = hasattr(tokens, "shape")
-        _Observation(self).predict(
-            tokens, batch_size=batch_size if arrays else None, verbose=0
-        )
-        for operator in self.operators:
-            operator.solve()
-
-    def with_operators(self, koopman):
-        """This model's weights beside fresh operators of another kind.
-
-        Args:
-            koopman: dict, the config of the operators, or `None`.
-
-        Returns:
-            A `KoopmanLM` that shares no variable with this one.
-        """
-        config = {
-            **self.get_config(),
-            "koopman": koopman,
-            "replacement": 0.0,
-            "replaced": [],
-        }
-        copy = KoopmanLM.from_config(config)
-        copy.build()
-        parts = ("token_embedding", "final_norm", "head")
-        pairs = [(getattr(self, n), getattr(copy, n)) for n in parts]
-        for own, new in [*pairs, *zip(self.blocks, copy.blocks, strict=True)]:
-            new.set_weights(own.get_weights())
-        return copy
-
-    def koopman_measures(self):
-        """Epoch means of the operators' measures, a dict of floats."""
-        steps, *sums = ops.convert_to_numpy(self.koopman_totals).tolist()
-        return {
-            name: value / max(steps, 1.0)
-            for name, value in zip(TOTALS[1:], sums, strict=True)
-        }
-
-    def reset_koopman_totals(self):
-        """Start the means of `koopman_measures` afresh."""
-        self.koopman_totals.assign(ops.zeros((len(TOTALS),)))
 
     # === Streaming ===
     def initial_state(self, batch_size, max_length):
@@ -489,55 +347,9 @@ class KoopmanLM(LanguageModel):
         }
 
 
-class _Observation(keras.Model):
-    """Shows every block's inputs and outputs to its operator, compiled."""
-
-    def __init__(self, model):
-        super().__init__(name="observation")
-        self.model = model
-
-    def call(self, inputs):
-        tokens = _unpack(inputs)[0]
-        states = self.model.trajectory(tokens)
-        for operator, x, x_next in zip(
-            self.model.operators, states[:-1], states[1:], strict=True
-        ):
-            operator.observe(x, x_next)
-        return tokens[:, 0]
-
-
 def _mixer(name, num_heads, policy):
     if name == "attention":
         return CausalSelfAttention(num_heads, name="mixer", **policy)
     if name == "resolvent":
         return ResolventMixer(num_heads, name="mixer", **policy)
     return LinearRecurrence(name="mixer", **policy)
-
-
-def _row_shares(replacement, num_layers):
-    """The share of a batch's rows that each operator takes in training."""
-    if isinstance(replacement, (list, tuple)):
-        shares = [float(share) for share in replacement]
-    else:
-        steps = range(num_layers, 0, -1)
-        shares = [replacement * step / num_layers for step in steps]
-    falling = all(
-        a >= b for a, b in zip([1.0, *shares], [*shares, 0.0], strict=True)
-    )
-    if len(shares) != num_layers or not falling:
-        raise ValueError(
-            "`replacement` must be a number in [0, 1] or a list of "
-            f"{num_layers} such numbers, none above the one before. Received: "
-            f"{replacement}"
-        )
-    return shares
-
-
-def _unpack(inputs):
-    if isinstance(inputs, dict):
-        return (
-            inputs["tokens"],
-            inputs.get("targets"),
-            inputs.get("sample_weight"),
-        )
-    return inputs, None, None

@@ -10,10 +10,25 @@ class LanguageModel(keras.Model):
     """A `keras.Model` of token ids that generates, quantizes and exports.
 
     A subclass maps int32 ids `(B, N)` to logits `(B, N, V)`, keeps its
-    `LanguageHead` in `head`, and can be built without a shape. To generate it
-    has `vocabulary_size`, `initial_state(batch_size, max_length)` and
-    `step(tokens, state, index)`.
+    `LanguageHead` in `head` and V in `vocabulary_size`, and can be built
+    without a shape. To generate it has `initial_state(batch_size, max_length)`
+    and `step(tokens, state, index)`.
     """
+
+    @staticmethod
+    def unpack(inputs):
+        """Tokens, targets and sample weight of a batch, as far as given."""
+        if isinstance(inputs, dict):
+            names = "tokens", "targets", "sample_weight"
+            return tuple(inputs.get(name) for name in names)
+        return inputs, None, None
+
+    def compute_output_spec(self, inputs, training=False):
+        tokens, targets, _ = self.unpack(inputs)
+        if targets is not None:
+            return keras.KerasTensor(targets.shape, dtype="float32")
+        shape = (*tokens.shape, self.vocabulary_size)
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
     def generate(self, prompt, max_length, **options):
         """Continue a prompt; see `orrery.zoo.generation.generate`."""

@@ -3,20 +3,24 @@
 import keras
 
 from ..layers.language_head import LanguageHead
+from .language_model import LanguageModel
 
 
 @keras.saving.register_keras_serializable(package="orrery")
-class LSTMLM(keras.Model):
+class LSTMLM(LanguageModel):
     """A tied LSTM language model: the control at equal parameters.
 
-    `h_0 = E[x]`, `h_{l+1} = LSTM_l(h_l)`, logits `= h_L E^T + b`, with dropout
-    between all of them. The inner layers have `hidden_dim` units, the last one
-    `dim`, so that its output meets the embedding. Every row of a batch starts
-    from the zero state: a model sees what a transformer sees of a block.
+    `h_0 = RMSNorm(E[x])`, `h_{l+1} = LSTM_l(h_l)`, logits
+    `= RMSNorm(h_L) E^T + b`, with dropout between all of them: the embedding
+    is treated as in `KoopmanLM`, where each block begins with a norm. Without
+    it the gates of the first layer see next to nothing. The inner layers have
+    `hidden_dim` units, the last one `dim`, so that its output meets the
+    embedding. Every row of a batch starts from the zero state: a model sees
+    what a transformer sees of a block.
 
-    It has `V (d + 1) + sum_l 4 u_l (u_{l-1} + u_l + 1)` weights, `u_l` being
-    the units of layer l and `u_0 = d`. `LSTMLM.of_size` chooses `hidden_dim`
-    for a number of weights.
+    It has `V (d + 1) + 2 d + sum_l 4 u_l (u_{l-1} + u_l + 1)` weights, `u_l`
+    being the units of layer l and `u_0 = d`. `LSTMLM.of_size` chooses
+    `hidden_dim` for a number of weights.
 
     Args:
         vocabulary_size: int, V. Defaults to `30000`.
@@ -87,6 +91,9 @@ class LSTMLM(keras.Model):
             name="token_embedding",
             **policy,
         )
+        self.input_norm = keras.layers.RMSNormalization(
+            name="input_norm", **policy
+        )
         self.recurrent_layers = [
             keras.layers.LSTM(
                 units, return_sequences=True, name=f"lstm_{index}", **policy
@@ -97,6 +104,9 @@ class LSTMLM(keras.Model):
             keras.layers.Dropout(dropout, name=f"dropout_{index}", **policy)
             for index in range(num_layers + 1)
         ]
+        self.final_norm = keras.layers.RMSNormalization(
+            name="final_norm", **policy
+        )
         self.head = LanguageHead(
             vocabulary_size,
             embedding=self.token_embedding,
@@ -139,9 +149,13 @@ class LSTMLM(keras.Model):
 
         def size(hidden_dim):
             units = _units(dim, num_layers, hidden_dim)
-            return vocabulary_size * (dim + 1) + sum(
-                4 * u * (before + u + 1)
-                for before, u in zip([dim, *units], units, strict=False)
+            return (
+                vocabulary_size * (dim + 1)
+                + 2 * dim
+                + sum(
+                    4 * u * (before + u + 1)
+                    for before, u in zip([dim, *units], units, strict=False)
+                )
             )
 
         if size(8) > parameters:
@@ -158,34 +172,23 @@ class LSTMLM(keras.Model):
     def build(self, input_shape=None):
         width = self.dim
         self.token_embedding.build((None, None))
+        self.input_norm.build((None, None, width))
         for layer in self.recurrent_layers:
             layer.build((None, None, width))
             width = layer.units
+        self.final_norm.build((None, None, width))
         self.head.build((None, None, width))
 
     # === Functional Model ===
     def call(self, inputs, training=False):
-        targets = sample_weight = None
-        tokens = inputs
-        if isinstance(inputs, dict):
-            tokens, targets = inputs["tokens"], inputs.get("targets")
-            sample_weight = inputs.get("sample_weight")
-        h = self.token_embedding(tokens)
+        tokens, targets, sample_weight = self.unpack(inputs)
+        h = self.input_norm(self.token_embedding(tokens))
         for layer, dropout in zip(
             self.recurrent_layers, self.dropouts, strict=False
         ):
             h = layer(dropout(h, training=training), training=training)
-        h = self.dropouts[-1](h, training=training)
+        h = self.dropouts[-1](self.final_norm(h), training=training)
         return self.head(h, targets, sample_weight, training=training)
-
-    def compute_output_spec(self, inputs, training=False):
-        if isinstance(inputs, dict):
-            if "targets" in inputs:
-                shape = inputs["targets"].shape
-                return keras.KerasTensor(shape, dtype="float32")
-            inputs = inputs["tokens"]
-        shape = (*inputs.shape, self.vocabulary_size)
-        return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
     # === Config ===
     def get_config(self):

@@ -1,6 +1,8 @@
 import json
 import warnings
+import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -211,6 +213,24 @@ def test_a_saved_model_trains_on_as_the_original(tmp_path):
     fit(loaded, x, y)
     for one, other in zip(state(model), state(loaded), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_every_variable_is_saved_once(tmp_path):
+    model = compiled(GuardedOptimizer(keras.optimizers.AdamW(1e-2)))
+    fit(model, *data())
+    model.save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        archive.extract("model.weights.h5", tmp_path)
+    sizes = []
+
+    def count(name, item):
+        if isinstance(item, h5py.Dataset):
+            sizes.append(item.size)
+
+    with h5py.File(tmp_path / "model.weights.h5") as file:
+        file["optimizer"].visititems(count)
+    variables = arrays(model.optimizer.variables)
+    assert sum(sizes) == sum(variable.size for variable in variables)
 
 
 def test_learning_rate_is_the_inner_optimizers():

@@ -20,10 +20,16 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
+def rms_norm(x, scale):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale
+
+
 def reference(weights, tokens):
     """Logits in NumPy; `weights` as `get_weights` orders them."""
-    embedding, *layers, bias = (w.astype("float64") for w in weights)
-    h = embedding[tokens]
+    embedding, first, *layers, last, bias = (
+        w.astype("float64") for w in weights
+    )
+    h = rms_norm(embedding[tokens], first)
     for i in range(0, len(layers), 3):
         kernel, recurrent_kernel, b = layers[i : i + 3]
         y = c = np.zeros((len(h), recurrent_kernel.shape[0]))
@@ -35,7 +41,7 @@ def reference(weights, tokens):
             y = sigmoid(output) * np.tanh(c)
             outputs.append(y)
         h = np.stack(outputs, axis=1)
-    return h @ embedding.T + bias
+    return rms_norm(h, last) @ embedding.T + bias
 
 
 def negative_log_likelihood(logits, targets):
@@ -72,7 +78,7 @@ def test_size_within_the_budget():
     model = LSTMLM.of_size(4_200_000)
     model.build()
     assert model.hidden_dim == 336
-    assert model.count_params() == 4_194_608
+    assert model.count_params() == 4_194_832
     model = LSTMLM.of_size(20_000, 100, dim=16, num_layers=3)
     model.build()
     assert 16_000 < model.count_params() <= 20_000

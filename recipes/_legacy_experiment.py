@@ -1,0 +1,153 @@
+"""The original network under its own protocol, beside its published curve."""
+
+import keras
+from _command_line import default_folder, open_folder, versions, write_json
+from _training import summarize, token_losses, train
+from orrery.datasets import load_text
+from orrery.metrics import Perplexity
+from orrery.zoo.legacy.resnet_bk import (
+    ResNetBK,
+    compile_as_published,
+    operator_change,
+    published_callbacks,
+)
+
+PRESET, EPOCHS, LEARNING_RATE = "resnet_bk_legacy_koopman", 10, 1e-3
+SMOKE_BLOCKS = 64
+# Validation perplexity (mean of batch means) of a fresh run on WikiText-2 in
+# the repository neko-jpg/Project-ResNet-BK-An-O-N-Language-Model-Architecture.
+PUBLISHED = (
+    [578.16, 512.19, 501.65, 490.69, 488.19]
+    + [486.48, 483.09, 482.69, 479.89, 476.57]
+)  # fmt: skip
+PUBLISHED_FORWARD = 8560.36
+
+
+def run(arguments):
+    """Train one seed, with its leak and its faults, and say how it compares."""
+    arguments.preset = arguments.preset or PRESET
+    arguments.epochs = arguments.epochs or EPOCHS
+    for name, given, allowed in (
+        ("preset", arguments.preset, sorted(ResNetBK.presets)),
+        ("learning-rate", arguments.learning_rate, [None, LEARNING_RATE]),
+        ("precision", arguments.precision, ["float32"]),
+        ("devices", arguments.devices, [1]),
+    ):
+        if given not in allowed:
+            raise SystemExit(
+                f"--protocol legacy takes --{name} from {allowed}; got {given}"
+            )
+    folder = arguments.out or default_folder(
+        f"koopman_lm-legacy-{arguments.backend}", arguments.resume
+    )
+    open_folder(folder)
+    data = load_text(arguments.dataset, data_dir=arguments.data_dir)
+    limit = SMOKE_BLOCKS if arguments.smoke else None
+    keras.utils.set_random_seed(arguments.seed)
+    model = ResNetBK.from_preset(
+        arguments.preset,
+        vocabulary_size=len(data.vocabulary),
+        length=data.sequence_length,
+    )
+    print(
+        f"Original ResNet-BK: {arguments.preset} on {data.name}, "
+        f"{arguments.epochs} epochs, backend {arguments.backend}, faults "
+        f"included: its features see the token to predict. Results go to "
+        f"{folder}.",
+        flush=True,
+    )
+    configuration = {"arguments": vars(arguments), "versions": versions()}
+    write_json(folder / "config.json", configuration)
+    model.build((None, data.sequence_length))
+    initial = operators(model)
+    history = train(
+        model,
+        data,
+        folder,
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        learning_rate=LEARNING_RATE,
+        seed=arguments.seed,
+        callbacks=published_callbacks(model),
+        resume=arguments.resume,
+        limit=limit,
+        config={"preset": arguments.preset, "dataset": str(arguments.dataset)},
+        compile_model=lambda model: compile_as_published(model, [Perplexity()]),
+    )
+    x, y = (array[:limit] for array in data.blocks("valid"))
+    measured = {"valid": score(model, x, y, data, arguments)}
+    if model.koopman:
+        model.set_replaced(range(model.num_layers))
+        measured["koopman_forward"] = score(model, x, y, data, arguments)
+        measured["operator_change"] = [
+            operator_change(before, after)
+            for before, after in zip(initial, operators(model), strict=True)
+        ]
+    write_json(folder / "metrics.json", measured)
+    report(folder, arguments, history, measured)
+    print(f"\nWrote {folder}/report.md")
+
+
+def operators(model):
+    if not model.koopman:
+        return []
+    return [
+        keras.ops.convert_to_numpy(block.koopman.operator)
+        for block in model.blocks
+    ]
+
+
+def score(model, x, y, data, arguments):
+    losses = token_losses(model, x, y, arguments.batch_size)
+    return summarize(losses, y, data.vocabulary.unknown_id)
+
+
+def report(folder, arguments, history, measured):
+    """The curve beside the published one, and what Koopman-forward gives."""
+    lines = [
+        "# The original ResNet-BK, reproduced",
+        "",
+        f"`{arguments.preset}`, data `{arguments.dataset}`, seed "
+        f"{arguments.seed}, backend {arguments.backend}. Every core sees the "
+        "token it is to predict: these perplexities are not a language "
+        "model's.",
+        "",
+        "| epoch | batch-mean perplexity | token-weighted | published |",
+        "|---|---|---|---|",
+    ]
+    compare = arguments.dataset == "wikitext2" and not arguments.smoke
+    for epoch, (own, weighted) in enumerate(
+        zip(
+            history["val_batch_mean_perplexity"],
+            history["val_perplexity"],
+            strict=True,
+        )
+    ):
+        known = compare and epoch < len(PUBLISHED)
+        published = f"{PUBLISHED[epoch]:.1f}" if known else "-"
+        lines.append(
+            f"| {epoch + 1} | {own:.1f} | {weighted:.1f} | {published} |"
+        )
+    if "koopman_forward" in measured:
+        standard, forward = (
+            measured[key]["perplexity"] for key in ("valid", "koopman_forward")
+        )
+        lines += [
+            "",
+            f"Koopman-forward, all blocks: {forward:,.1f}, "
+            f"{forward / standard:.1f} times the standard {standard:,.1f}"
+            + (
+                f" (published after 10 epochs: {PUBLISHED_FORWARD:,.0f}, "
+                "17.9 times)."
+                if compare
+                else "."
+            ),
+            "",
+            "Change of K, as the original reported it and as it is: "
+            + "; ".join(
+                f"{change['reported']:.2%} and {change['relative']:.1%}"
+                for change in measured["operator_change"]
+            )
+            + ".",
+        ]
+    (folder / "report.md").write_text("\n".join(lines) + "\n", "utf-8")
