@@ -5,6 +5,7 @@ python -m orrery.testing._worker SCRIPT FUNCTION MODEL [OUTPUTS]
 
 import importlib
 import importlib.util
+import pathlib
 import sys
 
 import numpy as np
@@ -20,6 +21,8 @@ def main(script, function, model, outputs=None):
 def _module(script):
     if not script.endswith(".py"):
         return importlib.import_module(script)
+    # As for a script that is run: its neighbours can be imported.
+    sys.path.insert(0, str(pathlib.Path(script).resolve().parent))
     spec = importlib.util.spec_from_file_location(
         "cross_backend_script", script
     )

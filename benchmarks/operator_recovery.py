@@ -1,0 +1,89 @@
+"""What streaming EDMD recovers of a known linear system, and how stable it is.
+
+    python benchmarks/operator_recovery.py
+
+`z' = K z` with a random K of 32 dimensions and spectral radius 0.95, 10,000
+samples in float32, given at once, in batches of 500 and in uneven ones. The
+table gives `|K_hat - K| / |K|` (Frobenius) and the largest difference between
+the partitions; and the largest spectral radius of operators in stable mode
+whose kernels are random with entries of size 1, 10 and 1,000.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from _measure import results_file, write_csv
+from orrery.testing.cross_backend import installed_backends, run_in_process
+
+SIZE, SAMPLES, RADIUS = 32, 10_000, 0.95
+SCALES = (1.0, 10.0, 1e3)
+SEEDS = range(5)
+
+
+def main():
+    rows = []
+    for backend in installed_backends():
+        with tempfile.TemporaryDirectory() as folder:
+            outputs = Path(folder, "measured.npz")
+            run_in_process(backend, __file__, "measure", folder, outputs)
+            with np.load(outputs) as file:
+                measured = {name: float(file[name].max()) for name in file}
+        rows.append({"backend": backend, **measured})
+        print(rows[-1])
+    path = results_file("operator_recovery", ["keras"])
+    write_csv(path, rows)
+    print(f"Wrote {path}")
+
+
+def measure(_):
+    """The figures of one backend, one array entry per seed."""
+    found = [recovery(seed) for seed in SEEDS]
+    return {
+        "error": [error for error, _ in found],
+        "partition_difference": [difference for _, difference in found],
+        **{
+            f"radius_scale_{scale:g}": [radius(scale, seed) for seed in SEEDS]
+            for scale in SCALES
+        },
+    }
+
+
+def recovery(seed):
+    from keras import ops
+    from orrery.layers import StreamingEDMD
+
+    generator = np.random.default_rng(seed)
+    matrix = generator.normal(size=(SIZE, SIZE))
+    matrix *= RADIUS / np.abs(np.linalg.eigvals(matrix)).max()
+    z = generator.normal(size=(SAMPLES, SIZE))
+    pair = z.astype("float32"), (z @ matrix.T).astype("float32")
+    uneven = np.sort(generator.choice(SAMPLES, size=16, replace=False))
+    estimates = []
+    for cuts in ([], np.arange(500, SAMPLES, 500), uneven):
+        edmd = StreamingEDMD(forget=1.0)
+        edmd.build((None, SIZE))
+        parts = (np.split(array, cuts) for array in pair)
+        for batch in zip(*parts, strict=True):
+            edmd.update(*batch)
+        estimates.append(ops.convert_to_numpy(edmd.solve()).astype("float64"))
+    norm = np.linalg.norm(matrix)
+    return (
+        max(np.linalg.norm(k - matrix) for k in estimates) / norm,
+        max(np.linalg.norm(k - estimates[0]) for k in estimates) / norm,
+    )
+
+
+def radius(scale, seed):
+    from orrery.layers import KoopmanOperator
+
+    operator = KoopmanOperator(16, operator="gradient", stable=True)
+    operator.build((None, None, SIZE))
+    generator = np.random.default_rng(seed)
+    operator.kernel.assign(scale * generator.normal(size=operator.kernel.shape))
+    return np.abs(operator.spectrum()).max()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
