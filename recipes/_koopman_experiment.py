@@ -275,16 +275,19 @@ def replace(model, data, blocks, arguments):
     }
     delays = {"delays": lift.get("delays", 0)}
     kinds = {
+        "own operators": "own",
         "fitted afterwards by EDMD": lift,
         "affine least squares, delays": {"lift_dim": 0, **delays},
         "affine least squares": {"lift_dim": 0},
         "block left out": None,
     }
-    curves = {"own operators": replaced_curve(model, x, y, arguments)}
+    curves = {}
     for kind, koopman in kinds.items():
-        # A fresh operator is the identity map: it leaves its block out.
-        probe = model.with_operators(koopman or {"lift_dim": 0})
-        if koopman:
+        probe = model
+        if koopman != "own":
+            # A fresh operator is the identity map: it leaves its block out.
+            probe = model.with_operators(koopman or {"lift_dim": 0})
+        if isinstance(koopman, dict):
             probe.fit_operators(blocks["train"][0], arguments.batch_size)
         curves[kind] = replaced_curve(probe, x, y, arguments)
         print(f"{kind}: {format_curve(curves[kind])}", flush=True)
