@@ -4,7 +4,8 @@
 
 Both arms of a seed start from the same weights and see the same batches. The
 table gives each run and the paired difference of log-perplexity with its 95 %
-t interval; an interval that holds zero is reported as no difference found.
+t interval; an interval that holds zero is reported as no difference found. An
+LSTM of as many weights is trained beside the first seed.
 Runs are resumable: start the script again after an interruption.
 """
 
@@ -20,6 +21,7 @@ import _command_line  # noqa: E402
 # Two-sided 95 % points of Student's t for n - 1 degrees of freedom.
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447}
 ARMS = ("base", "koopman")
+CONTROL = "lstm"
 
 
 def main():
@@ -58,7 +60,7 @@ def run(arguments, root):
         arguments.seed = seed
         arguments.out = root / f"seed_{seed}"
         measured = {}
-        for arm in ARMS:
+        for arm in ARMS if seed else (*ARMS, CONTROL):
             print(f"=== seed {seed}, {arm} ===", flush=True)
             _, measured[arm] = experiment.train_arm(
                 arm, data, blocks, arguments
