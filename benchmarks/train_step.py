@@ -36,6 +36,9 @@ TASK = Path(__file__).with_name("_train_step_task.py")
 BACKENDS = ("jax", "tensorflow", "torch")
 # Largest difference of a loss, and of a weight relative to its array's largest.
 TOLERANCE = 1e-4
+# It shifts all scores of a query alike, so its gradient is rounding, which
+# Adam scales up to a whole step.
+WITHOUT_GRADIENT = "*key/bias"
 
 
 def task(kind, variant, sizes, folder, steps=0):
@@ -73,6 +76,7 @@ def check_parity(variants, sizes, folder, backends):
             np.abs(weights[path] - array).max() / np.abs(array).max()
             for path, array in reference[1].items()
             if path in weights
+            and not fnmatch.fnmatch(path, WITHOUT_GRADIENT)
         )
         loss = np.abs(losses - reference[0]).max()
         differences[variant] = float(loss), float(weight)
