@@ -4,6 +4,18 @@ Importing it registers every layer, loss, metric and model with Keras, so that
 `.keras` files find them. It picks no backend and sets no seed.
 """
 
+try:
+    import keras  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name not in ("jax", "torch", "tensorflow"):
+        raise
+    error.add_note(
+        f"Keras is set to compute with {error.name}, which is not installed. "
+        f'Run: pip install "orrery[{error.name}]", or set KERAS_BACKEND to '
+        "jax, torch or tensorflow, whichever is installed."
+    )
+    raise
+
 from . import callbacks, layers, losses, metrics, optimizers, zoo
 from .zoo.registry import list_models, load
 

@@ -77,8 +77,7 @@ def import_keras_hub():
         import keras_hub
     except ImportError as error:
         raise ImportError(
-            "Text generation needs keras_hub, which is not installed. Run: "
-            'pip install "orrery[text]"'
+            'keras_hub is not installed. Run: pip install "orrery[text]"'
         ) from error
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None and keras.backend.backend() != "tensorflow":

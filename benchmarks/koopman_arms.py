@@ -36,6 +36,7 @@ def main():
         flags.error(f"--seeds must be 2 to 7; got {arguments.seeds}")
     arguments.start_from = None
     arguments.operator_epochs = 0
+    arguments.precision = "float32"
     arguments.resume = True
     root = arguments.out or pathlib.Path("runs/koopman_arms")
     from _measure import results_file, write_csv
@@ -47,14 +48,17 @@ def main():
 
 
 def run(arguments, root):
-    import _koopman_experiment as experiment
+    import _koopman_arms as arms
+    from _koopman_setup import SMOKE_BLOCKS, describe, settings_of
+    from orrery.datasets import load_text
 
-    data = experiment.load_text(arguments.dataset, data_dir=arguments.data_dir)
-    limit = experiment.SMOKE_BLOCKS if arguments.smoke else None
+    data = load_text(arguments.dataset, data_dir=arguments.data_dir)
+    limit = SMOKE_BLOCKS if arguments.smoke else None
     blocks = {
         split: tuple(array[:limit] for array in data.blocks(split))
         for split in ("train", "valid", "test")
     }
+    architecture = describe(arguments, None, data.vocabulary)
     rows, differences = [], []
     for seed in range(arguments.seeds):
         arguments.seed = seed
@@ -62,8 +66,10 @@ def run(arguments, root):
         measured = {}
         for arm in ARMS if seed else (*ARMS, CONTROL):
             print(f"=== seed {seed}, {arm} ===", flush=True)
-            _, measured[arm] = experiment.train_arm(
-                arm, data, blocks, arguments
+            settings = {arm: settings_of(arm, arguments, architecture, data)}
+            model = arms.build(arm, arguments, architecture)
+            measured[arm] = arms.train_arm(
+                arm, model, data, blocks, arguments, settings
             )
             rows.append(row(arguments, arm, measured[arm]))
         base, koopman = (

@@ -75,8 +75,7 @@ def check_parity(variants, sizes, folder, backends):
         weight = max(
             np.abs(weights[path] - array).max() / np.abs(array).max()
             for path, array in reference[1].items()
-            if path in weights
-            and not fnmatch.fnmatch(path, WITHOUT_GRADIENT)
+            if path in weights and not fnmatch.fnmatch(path, WITHOUT_GRADIENT)
         )
         loss = np.abs(losses - reference[0]).max()
         differences[variant] = float(loss), float(weight)

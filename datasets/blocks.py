@@ -42,7 +42,7 @@ def blocks(ids, length=128, vocabulary_size=None):
     count = len(ids) // (length + 1)
     if count == 0:
         raise ValueError(
-            f"The text is too short: one block of length={length} needs "
+            f"`ids` is too short a text: one block of length={length} needs "
             f"{length + 1} tokens. Received: {len(ids)} tokens"
         )
     rows = ids[: count * (length + 1)].reshape(count, length + 1)
@@ -52,8 +52,12 @@ def blocks(ids, length=128, vocabulary_size=None):
     return x, y
 
 
-def check_length(length):
+def check_length(length, name="length"):
     """Returns the number of tokens of an example after checking it.
+
+    Args:
+        length: int.
+        name: str, the argument to name in an error. Defaults to `"length"`.
 
     Raises:
         TypeError: if `length` is not an integer.
@@ -62,6 +66,6 @@ def check_length(length):
     length = operator.index(length)
     if length < 1:
         raise ValueError(
-            f"The length of a sequence must be at least 1. Received: {length}"
+            f"`{name}` must be at least 1 token. Received: {name}={length}"
         )
     return length

@@ -5,9 +5,10 @@ import pathlib
 
 import numpy as np
 
+from .._backend import import_keras_hub
 from .vocabulary import PAD, UNKNOWN, check_ids
 
-VOCABULARY_FILE = "vocabulary.json"
+TOKENS_FILE = "vocabulary.json"
 MERGES_FILE = "merges.txt"
 # What keras_hub's tokenizer splits at before it merges: contractions, words
 # with the space before them, up to three digits, punctuation, line ends.
@@ -53,7 +54,7 @@ class BytePairVocabulary:
             )
         self.vocabulary = dict(vocabulary)
         self.merges = list(merges)
-        self.tokenizer = _keras_hub().tokenizers.BytePairTokenizer(
+        self.tokenizer = import_keras_hub().tokenizers.BytePairTokenizer(
             vocabulary=self.vocabulary,
             merges=self.merges,
             unsplittable_tokens=[PAD, UNKNOWN],
@@ -86,7 +87,10 @@ class BytePairVocabulary:
         try:
             import tokenizers
         except ImportError as error:
-            raise ImportError(_install("tokenizers")) from error
+            raise ImportError(
+                "tokenizers, which trains byte pairs, is not installed. Run: "
+                'pip install "orrery[text]"'
+            ) from error
         pre = tokenizers.pre_tokenizers
         model = tokenizers.Tokenizer(tokenizers.models.BPE())
         model.pre_tokenizer = pre.Sequence(
@@ -117,7 +121,7 @@ class BytePairVocabulary:
             ValueError: if they are not a vocabulary and its merges.
         """
         folder = pathlib.Path(folder)
-        vocabulary = (folder / VOCABULARY_FILE).read_text("utf-8")
+        vocabulary = (folder / TOKENS_FILE).read_text("utf-8")
         merges = (folder / MERGES_FILE).read_text("utf-8")
         return cls(json.loads(vocabulary), merges.splitlines())
 
@@ -126,7 +130,7 @@ class BytePairVocabulary:
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         vocabulary = json.dumps(self.vocabulary, ensure_ascii=False, indent=0)
-        (folder / VOCABULARY_FILE).write_text(vocabulary, "utf-8")
+        (folder / TOKENS_FILE).write_text(vocabulary, "utf-8")
         merges = "".join(f"{merge}\n" for merge in self.merges)
         (folder / MERGES_FILE).write_text(merges, "utf-8")
 
@@ -157,18 +161,3 @@ class BytePairVocabulary:
 
     def __repr__(self):
         return f"BytePairVocabulary({len(self)} tokens)"
-
-
-def _keras_hub():
-    try:
-        import keras_hub
-    except ImportError as error:
-        raise ImportError(_install("keras_hub")) from error
-    return keras_hub
-
-
-def _install(name):
-    return (
-        f"Byte-pair encoding needs {name}, which is not installed. Run: "
-        'pip install "orrery[text]"'
-    )

@@ -7,10 +7,10 @@ import pathlib
 import numpy as np
 
 from .blocks import blocks, check_length
-from .byte_pair import VOCABULARY_FILE, BytePairVocabulary
+from .byte_pair import TOKENS_FILE, BytePairVocabulary
 from .stdlib import read_stdlib
 from .text_file import read_text_file
-from .vocabulary import Vocabulary
+from .vocabulary import VOCABULARY_FILE, Vocabulary
 from .wikitext2 import read_wikitext2
 
 READERS = {"stdlib": read_stdlib, "wikitext2": read_wikitext2}
@@ -107,7 +107,7 @@ def load_text(
     data.vocabulary.save("vocabulary.txt")
     ```
     """
-    check_length(sequence_length)
+    check_length(sequence_length, "sequence_length")
     if tokenizer not in TOKENIZERS:
         raise ValueError(
             f"`tokenizer` must be one of {TOKENIZERS}. Received: "
@@ -166,10 +166,10 @@ def load_vocabulary(path):
         ValueError: if it is not a vocabulary.
     """
     path = pathlib.Path(path).expanduser()
-    if (path / VOCABULARY_FILE).is_file():
+    if (path / TOKENS_FILE).is_file():
         return BytePairVocabulary.load(path)
     if path.is_dir():
-        path = path / "vocabulary.txt"
+        path = path / VOCABULARY_FILE
     if not path.is_file():
         raise FileNotFoundError(f"There is no vocabulary {str(path)!r}.")
     return Vocabulary.load(path)

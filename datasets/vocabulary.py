@@ -9,6 +9,7 @@ from .words import join_words, split_words
 
 PAD = "<pad>"
 UNKNOWN = "<unk>"
+VOCABULARY_FILE = "vocabulary.txt"
 
 
 class Vocabulary:
@@ -122,10 +123,14 @@ class Vocabulary:
         """Writes `vocabulary.txt`: one word per line, the first line is id 0.
 
         Args:
-            path: string or path of the file to write.
+            path: string or path of the file to write, or of a folder that
+                receives `vocabulary.txt`.
         """
+        path = pathlib.Path(path)
+        if path.is_dir():
+            path = path / VOCABULARY_FILE
         text = "\n".join(self.words) + "\n"
-        pathlib.Path(path).write_bytes(text.encode("utf-8"))
+        path.write_bytes(text.encode("utf-8"))
 
     def encode(self, words):
         """Turns words into ids; unknown words become `<unk>`.

@@ -154,7 +154,7 @@ class KoopmanOperator(keras.layers.Layer):
 
     def call(self, x, x_next=None, training=False):
         if training and x_next is not None and self.operator == "edmd":
-            self._solve_when_due()
+            self._solve_when_due(x)
             self.edmd.update(*self._pairs(x, x_next, self.sample_tokens))
         return self._predict(self.lift(x))
 
@@ -175,7 +175,7 @@ class KoopmanOperator(keras.layers.Layer):
         """
         learns = training and self.operator == "edmd"
         if learns:
-            self._solve_when_due()
+            self._solve_when_due(x)
         x = loss.source(x)
         z, z_next = self._pairs(x, x_next, self.sample_tokens)
         z_predicted = self.advance(z)
@@ -289,13 +289,18 @@ class KoopmanOperator(keras.layers.Layer):
         )
         return z, ops.stop_gradient(z_next)
 
-    def _solve_when_due(self):
-        turn = ops.equal(self.edmd.updates % self.solve_every, 0)
-        self._solve_if(ops.logical_and(turn, self.edmd.count > 0))
+    def _solve_when_due(self, x):
+        """A batch that is not finite changes nothing, not even the turn."""
+        counted = self.edmd.updates - self.edmd.skipped
+        due = ops.equal(counted % self.solve_every, 0)
+        due = ops.logical_and(due, self.edmd.count > 0)
+        self._solve_if(ops.logical_and(due, ops.isfinite(ops.sum(x))))
 
     def _solve_if(self, due):
         kernel = ops.convert_to_tensor(self.kernel)
-        self.kernel.assign(ops.cond(due, self._solution, lambda: kernel))
+        solution = ops.cond(due, self._solution, lambda: kernel)
+        finite = ops.isfinite(ops.sum(solution))
+        self.kernel.assign(ops.where(finite, solution, kernel))
 
     def _solution(self):
         solution = self.edmd.solve()

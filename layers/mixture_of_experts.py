@@ -164,9 +164,10 @@ class MixtureOfExperts(keras.layers.Layer):
                 * self.num_experts
                 * ops.sum(fraction * probability)
             )
-            self.usage_entropy.assign(
-                -ops.sum(fraction * ops.log(ops.maximum(fraction, 1e-30)))
-            )
+            entropy = -ops.sum(fraction * ops.log(ops.maximum(fraction, 1e-30)))
+            finite = ops.isfinite(ops.sum(probability))
+            before = ops.convert_to_tensor(self.usage_entropy)
+            self.usage_entropy.assign(ops.where(finite, entropy, before))
         return probabilities * mask
 
     def compute_output_shape(self, input_shape):

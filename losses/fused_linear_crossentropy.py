@@ -78,6 +78,11 @@ def fused_linear_crossentropy(
     else:
         weight = ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
     length = ops.shape(targets)[0]
+    if isinstance(length, int) and length == 0:
+        raise ValueError(
+            "`targets` must hold at least one token. Received: shape "
+            f"{tuple(shape)}"
+        )
     scale = 1.0 / ops.cast(length, "float32")
 
     if isinstance(length, int):

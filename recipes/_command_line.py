@@ -17,7 +17,7 @@ BACKENDS = {
 
 
 def parser(description):
-    """An argument parser with the flags of DESIGN's recipes.
+    """An argument parser with the flags that every recipe has.
 
     The recipe adds its own, then calls `parse`.
     """
@@ -53,7 +53,9 @@ def parser(description):
         "--devices",
         type=int,
         default=1,
-        help="devices that share each batch (JAX only)",
+        help="devices that share each batch, of all hosts together (JAX "
+        "only); every host runs the same command with KERAS_DISTRIBUTION_"
+        "JOB_ADDRESSES, _NUM_PROCESSES and _PROCESS_ID set (untested)",
     )
     add(
         "--smoke",
@@ -114,11 +116,14 @@ def plain_errors(main):
 
 def default_folder(name, resume):
     """`runs/<name>-<n>`: the next free number, or the last to resume."""
-    taken = [
-        int(path.name.rpartition("-")[2])
-        for path in pathlib.Path("runs").glob(f"{name}-[0-9]*")
-    ]
+    endings = (
+        path.name.removeprefix(f"{name}-")
+        for path in pathlib.Path("runs").glob(f"{name}-*")
+    )
+    taken = [int(ending) for ending in endings if ending.isdecimal()]
     number = max(taken, default=0) + (not resume or not taken)
+    if resume and not taken:
+        print(f"Nothing to resume in runs/{name}-*: a new run starts.")
     return pathlib.Path("runs", f"{name}-{number}")
 
 
@@ -139,6 +144,8 @@ def distribute(devices):
     """Share every batch among `devices` devices by data parallelism."""
     import keras
 
+    if "KERAS_DISTRIBUTION_JOB_ADDRESSES" in os.environ:
+        keras.distribution.initialize()
     if devices == 1:
         return
     available = keras.distribution.list_devices()
@@ -167,7 +174,9 @@ def versions():
         backend: module.__version__,
         "machine": platform.machine(),
         "cores": os.cpu_count(),
-        "command": " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join(
+            [f"recipes/{pathlib.Path(sys.argv[0]).name}", *sys.argv[1:]]
+        ),
     }
 
 

@@ -109,8 +109,11 @@ def _draw(folder, metrics, histories):
         error.axhline(0, color="0.8", linewidth=1)
         error.legend()
         save(figure, "koopman.png")
-        if (folder / "koopman/operators/eigenvalues.png").exists():
-            pictures.append("koopman/operators/eigenvalues.png")
+        for phase in ("koopman/operators_only", "koopman"):
+            picture = f"{phase}/operators/eigenvalues.png"
+            if (folder / picture).exists():
+                pictures.append(picture)
+                break
 
     if "replaced" in metrics:
         figure = Figure(figsize=(8, 5), layout="constrained")
@@ -138,13 +141,23 @@ def _draw(folder, metrics, histories):
     return pictures
 
 
+def training_seconds(result):
+    """Of an arm, the operators' own epochs included; 0 without training."""
+    return result.get("seconds", 0) + result.get("operator_seconds", 0)
+
+
 def _text(folder, config, metrics, histories, pictures):
     arguments, data = config["arguments"], config["data"]
+    model = (
+        f"Preset `{arguments['preset']}`"
+        if arguments["preset"]
+        else f"Fine-tuned from `{arguments['start_from']}`"
+    )
     seeds = "one seed: differences between arms may be noise"
     lines = [
         "# Koopman language model",
         "",
-        f"Preset `{arguments['preset']}`, data `{data['name']}` "
+        f"{model}, data `{data['name']}` "
         f"({data['tokens']['train']:,} training tokens, vocabulary "
         f"{data['vocabulary_size']:,}), {arguments['epochs']} epochs, then "
         f"{arguments['operator_epochs']} of the operators alone, seed "
@@ -156,14 +169,14 @@ def _text(folder, config, metrics, histories, pictures):
         "",
         "Token-weighted, blocks of "
         f"{data['sequence_length'] + 1} tokens without carried context. "
-        "`<unk>` targets are scored in the first two columns.",
+        "`<unk>` targets are scored in the first two columns of perplexity.",
         "",
         "| arm | trainable weights | operators | valid | test | "
         "valid without `<unk>` | test without `<unk>` | minutes |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for arm, result in metrics["arms"].items():
-        seconds = result.get("seconds")
+        seconds = training_seconds(result)
         cells = [
             {"ngram": "Kneser-Ney 5-gram", "lstm": "LSTM"}.get(arm, arm),
             f"{result['parameters']:,}" if "parameters" in result else "-",
@@ -200,7 +213,9 @@ def _text(folder, config, metrics, histories, pictures):
         ]
     sample = folder / "sample.txt"
     if sample.exists():
-        lines += ["", "## Sample", "", f"> {sample.read_text('utf-8').strip()}"]
+        lines += ["", "## Sample", ""]
+        text = sample.read_text("utf-8").strip()
+        lines += [f"> {line}" for line in text.splitlines()]
     lines += ["", "## Pictures", ""]
     lines += [f"![{name}]({name})" for name in pictures]
     return "\n".join(lines) + "\n"

@@ -24,6 +24,7 @@ def score_file(name, file, arguments):
     path, folder = locate(name)
     model = orrery.load(path)
     data = load_text(file, vocabulary=folder, whole=True)
+    check_vocabulary(model, data.vocabulary)
     x, y = data.blocks("test")
     losses = token_losses(model, x, y, arguments.batch_size)
     unknown_id = data.vocabulary.unknown_id
@@ -37,6 +38,15 @@ def score_file(name, file, arguments):
     }
     scores["bits_per_token"] = scores["nats_per_token"] / math.log(2)
     print(json.dumps(scores, indent=1))
+
+
+def check_vocabulary(model, vocabulary):
+    """The vocabulary beside a model must be the one it was trained with."""
+    if len(vocabulary) != model.vocabulary_size:
+        raise ValueError(
+            f"the vocabulary beside the model has {len(vocabulary)} tokens, "
+            f"the model {model.vocabulary_size}"
+        )
 
 
 def locate(name):

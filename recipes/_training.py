@@ -7,10 +7,12 @@ import time
 
 import keras
 import numpy as np
-from orrery.callbacks import NonFiniteGuard, TrainingState
+from orrery.callbacks import TrainingState
 from orrery.datasets import LanguageBatches
 from orrery.metrics import Perplexity
 from orrery.optimizers import adamw_cosine
+
+STATE = "state.npz"
 
 
 class EpochSeconds(keras.callbacks.Callback):
@@ -24,19 +26,7 @@ class EpochSeconds(keras.callbacks.Callback):
 
 
 def train(
-    model,
-    data,
-    folder,
-    *,
-    epochs,
-    batch_size,
-    learning_rate,
-    seed,
-    callbacks=(),
-    resume=False,
-    config=None,
-    limit=None,
-    compile_model=None,
+    model, data, folder, config, callbacks=(), resume=False, compile_model=None
 ):
     """Fit `model` on `data`, one resumable file of state per epoch.
 
@@ -44,58 +34,48 @@ def train(
         model: a language model with the inputs of `KoopmanLM`.
         data: a `TextData`.
         folder: path, receives `state.npz`, `history.csv`, `model.keras`.
-        epochs: int.
-        batch_size: int, sequences per step.
-        learning_rate: float, the highest of the warm-up and cosine schedule.
-        seed: int, of the order of the batches and of dropout.
+        config: dict, what must agree between a run and its continuation. Of
+            it are used `epochs`, `batch_size` (sequences), `learning_rate`
+            (the highest), `seed` (of order and dropout) and `limit` (blocks
+            of each split, or `None`).
         callbacks: further callbacks, before the state is written.
         resume: bool, whether to continue from `state.npz`.
-        config: dict, what must agree between a run and its continuation.
-        limit: int or `None`, the number of blocks to use of each split.
         compile_model: function of the model that compiles it; `None` is AdamW
             under a warm-up and cosine schedule, with `Perplexity`.
 
     Returns:
         The history, a dict of lists with one entry per epoch.
     """
+    check_state(folder, config, resume)
     folder.mkdir(parents=True, exist_ok=True)
-    state_path = folder / "state.npz"
-    if state_path.exists() and not resume:
-        raise SystemExit(
-            f"{state_path} holds a run already: continue it with --resume, or "
-            "choose another --out"
-        )
+    limit, batch_size = config["limit"], config["batch_size"]
     x, y = data.blocks("train")
-    batches = LanguageBatches(x[:limit], y[:limit], batch_size, seed=seed)
+    batches = LanguageBatches(
+        x[:limit], y[:limit], batch_size, seed=config["seed"]
+    )
     x, y = data.blocks("valid")
     valid = LanguageBatches(x[:limit], y[:limit], batch_size, shuffle=False)
     if compile_model is not None:
         compile_model(model)
     else:
+        steps = config["epochs"] * len(batches)
         model.compile(
-            optimizer=adamw_cosine(epochs * len(batches), learning_rate),
+            optimizer=adamw_cosine(steps, config["learning_rate"]),
             weighted_metrics=[Perplexity()],
         )
-    callbacks = [*callbacks, NonFiniteGuard("disable"), EpochSeconds()]
+    callbacks = [*callbacks, EpochSeconds()]
     state = TrainingState(
-        state_path,
+        folder / STATE,
         dataset=batches,
-        seed=seed,
+        seed=config["seed"],
         callbacks=[c for c in callbacks if hasattr(c, "get_state")],
-        config={
-            **(config or {}),
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "seed": seed,
-            "limit": limit,
-        },
+        config=config,
     )
     model.fit(
         batches,
         validation_data=valid,
         initial_epoch=state.initial_epoch,
-        epochs=epochs,
+        epochs=config["epochs"],
         shuffle=False,
         callbacks=[*callbacks, state],
         verbose=1 if sys.stdout.isatty() else 2,
@@ -103,6 +83,22 @@ def train(
     write_history(folder / "history.csv", state.history)
     model.save(folder / "model.keras")
     return state.history
+
+
+def check_state(folder, config, resume):
+    """Refuse to overwrite a run, or to continue another one.
+
+    Raises:
+        SystemExit: there is a run, and `resume` is not set.
+        ValueError: its configuration differs; the message says where.
+    """
+    path = folder / STATE
+    if path.exists() and not resume:
+        raise SystemExit(
+            f"{path} holds a run already: continue it with --resume, or "
+            "choose another --out"
+        )
+    TrainingState(path, config=config)
 
 
 def token_losses(model, x, y, batch_size):

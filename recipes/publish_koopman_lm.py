@@ -14,8 +14,11 @@ import json
 import os
 import pathlib
 
+from _koopman_report import training_seconds
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN_BLOCKS, GOLDEN_LENGTH = 2, 8
+VOCABULARY = ("vocabulary.txt", "vocabulary.json", "merges.txt")
 
 
 def main():
@@ -46,7 +49,7 @@ def main():
         model,
         tokens.astype("int32"),
         metadata(arguments, config, metrics, model),
-        files=[run / "vocabulary.txt"],
+        files=[path for name in VOCABULARY if (path := run / name).exists()],
     )
     print(f"Wrote saved_models/{arguments.name}")
 
@@ -68,12 +71,11 @@ def write_tables(name, run, config, metrics):
                     for split in ("valid", "test")
                     for label, key in (
                         ("perplexity", "perplexity"),
-                        ("without <unk>", "perplexity_without_unknown"),
+                        ("without unknown", "perplexity_without_unknown"),
                     )
                 },
-                "minutes": round(result["seconds"] / 60, 1)
-                if "seconds" in result
-                else "",
+                "minutes": round(training_seconds(result) / 60, 1) or "",
+                "software": software(config["versions"]),
             }
         )
     write(ROOT / "results" / f"{name}_arms.csv", rows)
@@ -85,7 +87,11 @@ def write_tables(name, run, config, metrics):
             {
                 "operators": kind,
                 **{
-                    f"{count} replaced": f"{value:.1f} ({value / standard:.2f})"
+                    f"{count} replaced": round(value, 2)
+                    for count, value in enumerate(curve)
+                },
+                **{
+                    f"ratio {count}": round(value / standard, 3)
                     for count, value in enumerate(curve)
                 },
             }
@@ -150,11 +156,12 @@ def metadata(arguments, config, metrics, model):
             }
         ],
         "data": {
-            key: data[key] for key in ("name", "source", "licence", "sha256")
+            key: data[key]
+            for key in ("name", "version", "source", "licence", "sha256")
         },
         "training": {
             "command": command(settings),
-            "seconds": round(arm["seconds"] + arm.get("operator_seconds", 0)),
+            "seconds": round(training_seconds(arm)),
             "hardware": arguments.hardware,
             "epochs": settings["epochs"],
             "epochs of the operators alone": settings["operator_epochs"],
@@ -165,7 +172,10 @@ def metadata(arguments, config, metrics, model):
                 for split in ("valid", "test")
                 for name, key in (
                     ("perplexity", "perplexity"),
-                    ("without <unk> targets", "perplexity_without_unknown"),
+                    (
+                        "perplexity without unknown targets",
+                        "perplexity_without_unknown",
+                    ),
                 )
             ),
             metric(f"perplexity, {half} blocks replaced", "valid", curve[half]),
@@ -186,13 +196,16 @@ def metadata(arguments, config, metrics, model):
 
 def command(settings):
     """The call that repeats the run, without paths of this machine."""
-    names = ("dataset", "preset", "epochs", "operator_epochs", "batch_size")
-    values = [
-        f"--{name.replace('_', '-')} {settings[name]}"
-        for name in (*names, "learning_rate", "seed", "backend")
-    ]
+    names = ("dataset", "preset", "tokenizer", "epochs", "operator_epochs")
+    names += ("batch_size", "learning_rate", "precision", "seed", "backend")
+    values = [f"--{name.replace('_', '-')} {settings[name]}" for name in names]
     arms = " ".join(settings["arms"])
     return f"python recipes/koopman_lm.py {' '.join(values)} --arms {arms}"
+
+
+def software(versions):
+    names = ("keras", "jax", "torch", "tensorflow")
+    return ", ".join(f"{n} {versions[n]}" for n in names if n in versions)
 
 
 def write(path, rows):

@@ -9,17 +9,14 @@ from .cross_backend import (
     installed_backends,
     updated_weights,
 )
-from .golden import check_golden, write_golden
 from .loss_contract import run_loss_contract
 from .metric_contract import run_metric_contract
 
 __all__ = [
-    "check_golden",
     "compare_backends",
     "installed_backends",
     "run_layer_contract",
     "run_loss_contract",
     "run_metric_contract",
     "updated_weights",
-    "write_golden",
 ]

@@ -189,6 +189,27 @@ def test_keras_objects_are_registered(room):
     assert not wrong
 
 
+@pytest.mark.cross_backend
+def test_examples_of_the_readme():
+    pytest.importorskip("keras_hub")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == 2
+    run_python("\n".join(blocks))
+
+
+def test_a_missing_backend_says_what_to_install():
+    import keras
+
+    backend = keras.backend.backend()
+    code = f"import sys; sys.modules[{backend!r}] = None; import orrery"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert process.returncode != 0
+    assert f'pip install "orrery[{backend}]"' in process.stderr
+
+
 def test_versions_agree():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from ..datasets.vocabulary import check_ids
 from .language_model import LanguageModel
 
 TOTALS = ("steps", "linear", "state", "skill", "contribution")
@@ -61,7 +62,8 @@ class KoopmanForwardModel(LanguageModel):
         """From now on `fit` changes the operators and nothing else.
 
         The standard model keeps its weights, and so its perplexity. Call
-        `compile` afterwards.
+        `compile` afterwards. Neither the freeze nor the shares are saved: a
+        loaded model trains as its config says.
 
         Args:
             replacement: the operators' shares of a batch's rows, as the
@@ -72,7 +74,6 @@ class KoopmanForwardModel(LanguageModel):
         """
         self._require_operators("train_operators_only")
         self.row_shares = row_shares(replacement, len(self.blocks))
-        self.replacement = replacement
         for layer in self._own_layers():
             layer.trainable = False
 
@@ -91,6 +92,7 @@ class KoopmanForwardModel(LanguageModel):
                 gradient.
         """
         self._require_operators("fit_operators")
+        tokens = check_ids(tokens, self.vocabulary_size)
         for operator in self.operators:
             operator.reset_statistics()
         _Observation(self).predict(tokens, batch_size=batch_size, verbose=0)
@@ -121,7 +123,7 @@ class KoopmanForwardModel(LanguageModel):
         return copy
 
     def _own_layers(self):
-        """The layers of the language model itself."""
+        """The layers of the language model itself that have weights."""
         return [self.token_embedding, *self.blocks, self.final_norm, self.head]
 
     def _require_operators(self, method):

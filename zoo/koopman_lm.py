@@ -1,5 +1,7 @@
 """The Koopman language model."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -53,9 +55,9 @@ class KoopmanLM(KoopmanForwardModel):
 
     In training the operators add `koopman_weight` times their mean consistency
     loss, and with `replacement` they also take part in the language task: of a
-    batch of B rows the first `B f_l` pass through operator l instead of block
-    l. The shares fall with l, so a row that runs j operators runs the first j,
-    and no row is computed twice.
+    batch of B rows the first `floor(B f_l)` pass through operator l instead of
+    block l. The shares fall with l, so a row that runs j operators runs the
+    first j, and no row is computed twice.
 
     Args:
         vocabulary_size: int, V. Defaults to `30000`.
@@ -75,7 +77,8 @@ class KoopmanLM(KoopmanForwardModel):
         koopman: dict, the config of the blocks' `KoopmanOperator`s, or `None`
             for a model without operators.
         detach: `"target"` or `"both"`, see `KoopmanConsistency`; with `"both"`
-            the operators watch the model and never change it.
+            the operators watch the model and never change it, so `replacement`
+            must be 0.
         replacement: float f in `[0, 1)`, which stands for `f_l = f (L - l) / L`
             (as many rows with 1 as with 2, ... L operators), or the list of
             the L shares, none above the one before. Defaults to `0`.
@@ -163,6 +166,13 @@ class KoopmanLM(KoopmanForwardModel):
                 f"replaced={replaced}, koopman=None"
             )
 
+        if detach == "both" and any(shares):
+            raise ValueError(
+                "`detach='both'` keeps the operators' gradients from the model "
+                "and needs `replacement=0`. Received: "
+                f"replacement={replacement}"
+            )
+
         # === Layers ===
         policy = {"dtype": self.dtype_policy}
         self.token_embedding = keras.layers.ReversibleEmbedding(
@@ -246,6 +256,11 @@ class KoopmanLM(KoopmanForwardModel):
         # `fit` on JAX) open no call context for a model's own layers.
         tokens, targets, sample_weight = self.unpack(inputs)
         h = self.token_embedding(tokens)
+        if training and sample_weight is not None:
+            # The optimizer skips a batch that is not finite; so must whatever
+            # the layers gather in passing.
+            finite = ops.isfinite(ops.sum(sample_weight))
+            h = ops.where(finite, h, float("nan"))
         h = self.embedding_dropout(h, training=training)
         measured = []
         for index in range(self.num_layers):
@@ -264,8 +279,9 @@ class KoopmanLM(KoopmanForwardModel):
         """Block `index` on most rows, its operator on the first few."""
         operator, block = self.operators[index], self.blocks[index]
         share = self.row_shares[index]
-        # In 1,024ths, so that a batch size unknown to the graph will do.
-        rows = ops.shape(h)[0] * int(1024 * share) // 1024
+        # floor(B f) in integers: a batch size may be unknown to the graph.
+        rows = ops.shape(h)[0] * min(math.ceil(2**16 * share), 2**16 - 1)
+        rows = rows // 2**16
         x = h[rows:] if share else h
         x_next = block(x, training=True)
         measured.append(

@@ -17,11 +17,22 @@ class LanguageModel(keras.Model):
 
     @staticmethod
     def unpack(inputs):
-        """Tokens, targets and sample weight of a batch, as far as given."""
-        if isinstance(inputs, dict):
-            names = "tokens", "targets", "sample_weight"
-            return tuple(inputs.get(name) for name in names)
-        return inputs, None, None
+        """Tokens, targets and sample weight of a batch, as far as given.
+
+        Raises:
+            ValueError: if the tokens are not `(B, N)` with N > 0.
+        """
+        if not isinstance(inputs, dict):
+            inputs = {"tokens": inputs}
+        names = "tokens", "targets", "sample_weight"
+        tokens, targets, sample_weight = map(inputs.get, names)
+        shape = tuple(getattr(tokens, "shape", ()))
+        if len(shape) != 2 or shape[1] == 0:
+            raise ValueError(
+                "`inputs` must hold token ids (batch, length), length at least "
+                f"1. Received: shape {shape}"
+            )
+        return tokens, targets, sample_weight
 
     def compute_output_spec(self, inputs, training=False):
         tokens, targets, _ = self.unpack(inputs)

@@ -1,6 +1,7 @@
 """The LSTM language model that the others are held against."""
 
 import keras
+from keras import ops
 
 from ..layers.language_head import LanguageHead
 from .language_model import LanguageModel
@@ -189,6 +190,26 @@ class LSTMLM(LanguageModel):
             h = layer(dropout(h, training=training), training=training)
         h = self.dropouts[-1](self.final_norm(h), training=training)
         return self.head(h, targets, sample_weight, training=training)
+
+    # === Streaming ===
+    def initial_state(self, batch_size, max_length):
+        """The output and the cell of every layer before any token: zeros."""
+        return tuple(
+            (zeros, zeros)
+            for layer in self.recurrent_layers
+            for zeros in [
+                ops.zeros((batch_size, layer.units), self.compute_dtype)
+            ]
+        )
+
+    def step(self, tokens, state, index):
+        """Next-token logits `(B, 1, V)` after tokens `(B, 1)`."""
+        h = self.input_norm(self.token_embedding(tokens))[:, 0]
+        states = []
+        for layer, before in zip(self.recurrent_layers, state, strict=True):
+            h, after = layer.cell(h, list(before))
+            states.append(tuple(after))
+        return self.head(self.final_norm(h)[:, None]), tuple(states)
 
     # === Config ===
     def get_config(self):

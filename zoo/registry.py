@@ -2,13 +2,14 @@
 
 import difflib
 import fnmatch
-import hashlib
 import json
 import os
 import zipfile
 from pathlib import Path
 
 import keras
+
+from ..datasets.corpus import file_sha256
 
 SHIPPED = Path(__file__).resolve().parent.parent / "saved_models"
 
@@ -131,12 +132,6 @@ def read_metadata(name):
             f"{path} is damaged: {type(error).__name__}: {error}"
         ) from error
     return metadata
-
-
-def file_sha256(path):
-    """The sha256 of a file, as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_saved_model(folder):

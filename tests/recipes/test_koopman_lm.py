@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,9 +25,9 @@ def command(*flags):
     return [sys.executable, str(RECIPE), "--backend", BACKEND, *map(str, flags)]
 
 
-def recipe(*flags, check=True):
+def recipe(*flags, check=True, env=None):
     done = subprocess.run(
-        command(*flags), capture_output=True, text=True, timeout=280
+        command(*flags), capture_output=True, text=True, timeout=280, env=env
     )
     if check:
         assert done.returncode == 0, done.stderr[-3000:]
@@ -126,13 +127,77 @@ def test_operators_train_alone_in_the_end(run):
     assert [row["val_perplexity"] for row in alone] == [before]
 
 
+def contents(folder):
+    return {
+        path: path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
 def test_does_not_overwrite_a_run(run, stopped):
+    before = contents(run)
     assert "--resume" in stopped("--smoke", "--out", run)
+    assert contents(run) == before
 
 
-def test_refuses_the_state_of_another_configuration(run, stopped):
-    flags = "--smoke", "--out", run, "--resume", "--seed", 5
-    assert "seed (0 in the file, 5 now)" in stopped(*flags)
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--seed", 5, "seed (0 in the file, 5 now)"),
+        ("--batch-size", 16, "batch_size (32 in the file, 16 now)"),
+        ("--tokenizer", "byte_pair", "tokenizer ('word' in the file"),
+        ("--precision", "mixed_bfloat16", "precision ('float32' in the file"),
+        ("--preset", "koopman_lm_small", "architecture ("),
+    ],
+)
+def test_refuses_the_state_of_another_run(run, flag, value, message, stopped):
+    if value == "byte_pair":
+        pytest.importorskip("tokenizers")
+    before = contents(run)
+    flags = "--smoke", "--out", run, "--resume", flag, value
+    assert message in stopped(*flags)
+    assert contents(run) == before
+
+
+def test_a_new_arm_joins_the_measures_of_a_run(run):
+    recipe("--smoke", "--arms", "ngram", "--out", run, "--resume")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert set(metrics["arms"]) == {"koopman", "base", "lstm", "ngram"}
+    assert "replaced" in metrics
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="the same script; runs with jax")
+def test_byte_pairs_lie_beside_the_model(tmp_path):
+    pytest.importorskip("tokenizers")
+    flags = ["--arms", "base", "--tokenizer", "byte_pair", "--epochs", 1]
+    recipe("--smoke", *flags, "--out", tmp_path / "run")
+    text = tmp_path / "text.txt"
+    text.write_text("Return the value of the argument as a string. " * 60)
+    model = tmp_path / "run" / "base" / "model.keras"
+    for name in ("vocabulary.json", "merges.txt"):
+        shutil.copy(tmp_path / "run" / name, model.parent)
+    scores = json.loads(recipe("--evaluate", model, text).stdout)
+    assert scores["unknown_rate"] == 0.0
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution needs JAX")
+def test_two_devices_give_the_history_of_one(run, tmp_path):
+    flags = ["--smoke", "--arms", "base", "--devices", 2, "--out", tmp_path]
+    devices = "--xla_force_host_platform_device_count=2"
+    recipe(*flags, env={**os.environ, "XLA_FLAGS": devices})
+    for one, two in zip(
+        history(run, "base"), history(tmp_path, "base"), strict=True
+    ):
+        for key in ("perplexity", "val_perplexity"):
+            assert float(one[key]) == pytest.approx(float(two[key]), rel=1e-3)
+
+
+def test_operators_in_fallback_end_the_run(monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPE.parent))
+    arms = importlib.import_module("_koopman_arms")
+    arms.check_fallback({})
+    arms.check_fallback({"koopman_fallback_fraction": [0.5, 0.2]})
+    with pytest.raises(SystemExit, match="fallback for 25%"):
+        arms.check_fallback({"koopman_fallback_fraction": [0.0, 0.25]})
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="the same script; runs with jax")
@@ -174,6 +239,8 @@ def test_scores_any_text(run, tmp_path):
         (["--epochs", "0"], "--epochs"),
         (["--operator-epochs", "-1"], "--operator-epochs"),
         (["--protocol", "legacy", "--preset", "x"], "resnet_bk_legacy"),
+        (["--protocol", "legacy", "--tokenizer", "byte_pair"], "--tokenizer"),
+        (["--prompt", ""], "--prompt"),
         (["--seed", "-1"], "--seed"),
         (["--precision", "float8"], "--precision"),
         (["--evaluate", "no_such_model", "no_such_file"], "no_such_model"),

@@ -188,8 +188,8 @@ def test_a_detached_probe_leaves_the_model_bit_identical(operator):
     train(probed, epochs=5, callbacks=[Weigh()])
     assert probed.koopman_measures()["contribution"] > 0
     for own, other in zip(
-        [w for layer in base.blocks for w in layer.get_weights()],
-        [w for layer in probed.blocks for w in layer.get_weights()],
+        [w for layer in base._own_layers() for w in layer.get_weights()],
+        [w for layer in probed._own_layers() for w in layer.get_weights()],
         strict=True,
     ):
         if keras.backend.backend() == "tensorflow":
@@ -283,6 +283,64 @@ def test_operators_train_alone_and_leave_the_model_bit_identical():
             assert np.abs(a - b).max() > 0
 
 
+def test_the_operators_own_phase_is_not_saved(tmp_path):
+    model = make(koopman=KOOPMAN, replacement=0.5)
+    model.train_operators_only([0.75, 0.75])
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again.row_shares == [0.5, 0.25]
+    assert len(again.trainable_weights) > len(model.trainable_weights)
+
+
+@pytest.mark.parametrize("operator", ["edmd", "gradient"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_batch_that_is_not_finite_changes_no_weight(operator, value):
+    model = make(
+        koopman={**KOOPMAN, "operator": operator, "solve_every": 1},
+        num_experts=2,
+    )
+    x, y = text(8)
+
+    def fit(bad):
+        weight = np.ones(x.shape, "float32")
+        weight[3, 5] = value if bad else 1.0
+        batch = {"tokens": x, "targets": y, "sample_weight": weight}
+        model.fit(batch, y, batch_size=8, verbose=0)
+
+    def state():
+        variables = [*model.weights, *model.optimizer.variables]
+        counters = ("skipped", "updates")
+        return {
+            v.path: np.array(ops.convert_to_numpy(v))
+            for v in variables
+            if not v.path.endswith(counters)
+        }
+
+    model.compile(adamw_cosine(10))
+    model.koopman_weight.assign(0.1)
+    fit(bad=False)
+    before = state()
+    fit(bad=True)
+    assert int(model.optimizer.skipped) == 1
+    for path, array in state().items():
+        np.testing.assert_array_equal(array, before[path], err_msg=path)
+    fit(bad=False)
+    changed = [p for p, a in state().items() if (a != before[p]).any()]
+    assert any("koopman_operator" in path for path in changed)
+    assert any("block" in path for path in changed)
+
+
+@pytest.mark.parametrize("shape", [(2, 0), (2,), (2, 3, 4)])
+def test_ids_of_another_shape_are_named(shape):
+    with pytest.raises(ValueError, match="`inputs`"):
+        make()(np.zeros(shape, "int32"))
+
+
+def test_ids_out_of_range_are_named():
+    with pytest.raises(ValueError, match="`ids`.*50"):
+        make(koopman=KOOPMAN).fit_operators(TOKENS + VOCABULARY)
+
+
 def test_without_operators_there_is_nothing_to_train_or_fit():
     with pytest.raises(ValueError, match="koopman=None"):
         make().train_operators_only(0.5)
@@ -349,6 +407,10 @@ def test_preset_sizes():
         ({"koopman": KOOPMAN, "replaced": (2,)}, "replaced"),
         ({"koopman": KOOPMAN, "replacement": 1.0}, "replacement"),
         ({"koopman": KOOPMAN, "replacement": [0.5]}, "replacement"),
+        (
+            {"koopman": KOOPMAN, "replacement": 0.5, "detach": "both"},
+            "replacement",
+        ),
         ({"koopman": KOOPMAN, "replacement": [0.2, 0.5]}, "replacement"),
         ({"vocabulary_size": 0}, "vocabulary_size"),
         ({"num_layers": 0}, "num_layers"),

@@ -1,5 +1,8 @@
 """The LSTM control: its mathematics, size, causality, training and files."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -72,6 +75,29 @@ def test_mean_is_the_loss():
     nll = ops.convert_to_numpy(model(batch(weight=2.0)))
     loss = ops.convert_to_numpy(model.losses[0])
     np.testing.assert_allclose(loss, 2 * nll.mean(), rtol=1e-5)
+
+
+def test_streaming_equals_the_full_pass():
+    model = small(embedding_stddev=0.5)
+    expected = ops.convert_to_numpy(model(TOKENS))
+    state = model.initial_state(len(TOKENS), TOKENS.shape[1])
+    for index in range(TOKENS.shape[1]):
+        token = TOKENS[:, index : index + 1]
+        logits, state = model.step(token, state, index)
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(logits)[:, 0], expected[:, index], atol=1e-5
+        )
+    assert model.generate([2, 3], max_length=6, seed=0).shape == (6,)
+
+
+def test_importing_orrery_is_enough_to_load(tmp_path):
+    path = tmp_path / "model.keras"
+    small().save(path)
+    code = f"import orrery; print(orrery.load({str(path)!r}).hidden_dim)"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert process.stdout.split() == ["12"], process.stderr
 
 
 def test_size_within_the_budget():

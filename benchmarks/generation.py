@@ -1,0 +1,96 @@
+"""Tokens per second of generation, by mixer and batch size.
+
+    python benchmarks/generation.py
+
+Greedy continuation of a 16-token prompt to 256 tokens by `KoopmanLM` (width
+112, 5 blocks of one mixer, vocabulary 30,000, random weights), compiled on JAX
+and TensorFlow. `streaming` carries a KV cache or a recurrent state; the peer,
+`recomputed`, runs the whole prefix for every token, on texts padded to the full
+length so that it is compiled once. The first call is left out; medians of five.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+
+from _measure import device, reply, results_file, run_task, write_csv
+
+MIXERS = ("attention", "koopman", "resolvent")
+BATCHES = (1, 16)
+PROMPT, LENGTH, REPEATS, RECOMPUTED = 16, 256, 5, 24
+
+
+def main():
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags.add_argument("--task", help=argparse.SUPPRESS)
+    flags.add_argument("--backend", nargs="+", help="default: all installed")
+    arguments = flags.parse_args()
+    if arguments.task:
+        reply(measure(**json.loads(arguments.task)))
+        return
+    from orrery.testing import installed_backends
+
+    rows, accelerator = [], None
+    for backend in arguments.backend or installed_backends():
+        for mixer in MIXERS:
+            for batch in BATCHES:
+                task = {"backend": backend, "mixer": mixer, "batch": batch}
+                found = run_task(__file__, task, backend)
+                accelerator = accelerator or found.pop("device")
+                found.pop("device", None)
+                rows.append({**task, **found})
+                print(rows[-1], flush=True)
+    packages = ["keras", "jax", "torch", "tensorflow"]
+    path = results_file("generation", packages, accelerator=accelerator)
+    write_csv(path, rows)
+    print(f"Wrote {path}")
+
+
+def measure(backend, mixer, batch):
+    import keras
+    import numpy as np
+    from orrery.zoo import KoopmanLM
+
+    keras.utils.set_random_seed(0)
+    model = KoopmanLM(
+        dim=112, num_layers=5, hidden_dim=304, mixer=mixer, dropout=0.0
+    )
+    model.build()
+    generator = np.random.default_rng(0)
+    prompt = generator.integers(2, 30_000, (batch, PROMPT)).astype("int32")
+    streamed = median_seconds(
+        lambda: model.generate(prompt, max_length=LENGTH, sampler="greedy")
+    )
+    padded = np.zeros((batch, LENGTH), "int32")
+    padded[:, :PROMPT] = prompt
+
+    def recompute():
+        for position in range(PROMPT, PROMPT + RECOMPUTED):
+            logits = model.predict_on_batch(padded)
+            padded[:, position] = logits[:, position - 1].argmax(-1)
+
+    recomputed = median_seconds(recompute)
+    streaming = batch * (LENGTH - PROMPT) / streamed
+    full = batch * RECOMPUTED / recomputed
+    return {
+        "streaming_tokens_per_s": streaming,
+        "recomputed_tokens_per_s": full,
+        "ratio": streaming / full,
+        "device": device(backend),
+    }
+
+
+def median_seconds(function):
+    function()
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""One arm of `koopman_lm.py`: build it, train it, score it."""
+
+import math
+
+import keras
+import numpy as np
+from _koopman_setup import SCHEDULE
+from _training import summarize, token_losses, train
+from orrery.callbacks import KoopmanMonitor, KoopmanSchedule, NonFiniteGuard
+from orrery.zoo import LSTMLM, KoopmanLM
+from orrery.zoo.registry import load
+
+# In the operators' own epochs: nine rows of ten start with an operator, most
+# of them run nothing else.
+OPERATOR_SCHEDULE = {**SCHEDULE, "warmup": 0, "ramp": 1}
+FIRST_SHARE, LAST_SHARE = 0.9, 0.75
+MOST_FALLBACK = 0.2
+WITHOUT_OPERATORS = {"koopman": None, "replacement": 0.0}
+
+
+def build(arm, arguments, architecture, source=None):
+    """A fresh model; arms of one seed share the weights they have in common."""
+    keras.utils.set_random_seed(arguments.seed)
+    if arm == "koopman" and source is not None:
+        return load(source)
+    changes = {} if arm == "koopman" else WITHOUT_OPERATORS
+    model = KoopmanLM(**{**architecture, **changes})
+    model.build()
+    if arm == "lstm":
+        model = LSTMLM.of_size(
+            model.count_params(),
+            model.vocabulary_size,
+            model.dim,
+            dropout=model.dropout,
+        )
+        model.build()
+    return model
+
+
+def train_arm(arm, model, data, blocks, arguments, settings):
+    """Train one arm, its operators' own epochs included; what was measured."""
+    measured = count_weights(model)
+    folder = arguments.out / arm
+    guard = NonFiniteGuard("disable")
+    callbacks = [guard]
+    if arm == "koopman":
+        monitor = KoopmanMonitor(folder / "operators")
+        callbacks = [KoopmanSchedule(**SCHEDULE), guard, monitor]
+    history = train(
+        model, data, folder, settings[arm], callbacks, arguments.resume
+    )
+    check_fallback(history)
+    measured["seconds"] = sum(history["seconds"])
+    if arm == "koopman" and arguments.operator_epochs:
+        folder = folder / "operators_only"
+        model.train_operators_only(
+            np.linspace(FIRST_SHARE, LAST_SHARE, model.num_layers).tolist()
+        )
+        callbacks = [
+            KoopmanSchedule(**OPERATOR_SCHEDULE),
+            NonFiniteGuard("disable"),
+            KoopmanMonitor(folder / "operators"),
+        ]
+        history = train(
+            model,
+            data,
+            folder,
+            settings["operators_only"],
+            callbacks,
+            arguments.resume,
+        )
+        measured["operator_seconds"] = sum(history["seconds"])
+    return {**measured, **score(model, data, blocks, arguments.batch_size)}
+
+
+def check_fallback(history):
+    """A Koopman loss that was switched off so often was not trained with."""
+    fraction = history.get("koopman_fallback_fraction", [0.0])[-1]
+    if fraction > MOST_FALLBACK:
+        raise SystemExit(
+            f"The Koopman loss was in fallback for {fraction:.0%} of its "
+            f"epochs, more than {MOST_FALLBACK:.0%}: the operators do not "
+            "follow their blocks"
+        )
+
+
+def count_weights(model):
+    """Trainable weights: the language model's, and the operators' apart."""
+    operators = sum(
+        math.prod(weight.shape)
+        for operator in getattr(model, "operators", ())
+        for weight in operator.trainable_weights
+    )
+    total = sum(math.prod(w.shape) for w in model.trainable_weights)
+    return {
+        "parameters": total - operators,
+        "operator_parameters": operators,
+    }
+
+
+def score(model, data, blocks, batch_size):
+    """Validation and test perplexity."""
+    return {
+        split: summarize(
+            token_losses(model, *blocks[split], batch_size),
+            blocks[split][1],
+            data.vocabulary.unknown_id,
+        )
+        for split in ("valid", "test")
+    }

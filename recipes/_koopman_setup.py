@@ -1,0 +1,111 @@
+"""What `koopman_lm.py` is about to do: defaults, checks, what must agree."""
+
+import pathlib
+
+from _command_line import default_folder
+from _scoring import check_vocabulary
+from orrery.zoo import KoopmanLM
+from orrery.zoo.registry import load
+
+# A text file takes those of stdlib.
+DEFAULTS = {
+    "stdlib": {
+        "preset": "koopman_lm_stdlib",
+        "epochs": 5,
+        "operator_epochs": 1,
+        "learning_rate": 4e-3,
+    },
+    "wikitext2": {
+        "preset": "koopman_lm_small",
+        "epochs": 10,
+        "operator_epochs": 2,
+        "learning_rate": 2e-3,
+    },
+}
+SCHEDULE = {"warmup": 1, "ramp": 2, "max_weight": 0.05}
+SMOKE_BLOCKS = 64
+SAMPLE_LENGTH = 60
+
+
+def complete(arguments):
+    """Fill in what depends on the data set; refuse what does not fit."""
+    defaults = DEFAULTS.get(arguments.dataset, DEFAULTS["stdlib"])
+    for name, value in defaults.items():
+        if getattr(arguments, name) is None:
+            if name != "preset" or not arguments.start_from:
+                setattr(arguments, name, value)
+    if arguments.start_from:
+        for name, least in (("preset", None), ("precision", "float32")):
+            if getattr(arguments, name) != least:
+                raise SystemExit(
+                    f"--start-from trains a saved model as it is; --{name} "
+                    f"{getattr(arguments, name)} cannot change it"
+                )
+    elif arguments.preset not in KoopmanLM.presets:
+        raise SystemExit(
+            f"--preset must be one of {sorted(KoopmanLM.presets)}; got "
+            f"{arguments.preset!r}"
+        )
+    if arguments.smoke:
+        arguments.epochs = min(arguments.epochs, 2)
+        arguments.operator_epochs = min(arguments.operator_epochs, 1)
+    if arguments.out is None:
+        name = pathlib.Path(str(arguments.dataset)).stem
+        arguments.out = default_folder(
+            f"koopman_lm-{name}-{arguments.backend}", arguments.resume
+        )
+
+
+def check_prompt(prompt, vocabulary):
+    length = len(vocabulary.encode(prompt))
+    if not 0 < length < SAMPLE_LENGTH:
+        raise SystemExit(
+            f"--prompt must have 1 to {SAMPLE_LENGTH - 1} tokens; got {length}"
+        )
+
+
+def describe(arguments, source, vocabulary):
+    """The arguments of the koopman arm's model, a JSON-plain dict."""
+    if source is None:
+        preset = KoopmanLM.presets[arguments.preset]
+        return {**preset, "vocabulary_size": len(vocabulary)}
+    model = load(source)
+    check_vocabulary(model, vocabulary)
+    config = model.get_config()
+    for name in ("name", "trainable", "dtype", "replaced"):
+        del config[name]
+    return config
+
+
+def settings_of(phase, arguments, architecture, data):
+    """What must agree between a run and its continuation."""
+    epochs = (
+        arguments.operator_epochs
+        if phase == "operators_only"
+        else arguments.epochs
+    )
+    return {
+        "arm": phase,
+        "architecture": architecture,
+        "start_from": arguments.start_from,
+        "dataset": str(arguments.dataset),
+        "sha256": data.metadata["sha256"],
+        "tokenizer": data.metadata["tokenizer"],
+        "epochs": epochs,
+        "batch_size": arguments.batch_size,
+        "learning_rate": arguments.learning_rate,
+        "schedule": SCHEDULE,
+        "seed": arguments.seed,
+        "limit": SMOKE_BLOCKS if arguments.smoke else None,
+        "precision": arguments.precision,
+        "backend": arguments.backend,
+    }
+
+
+def phases(folder, arguments):
+    """Every phase of training and its folder."""
+    for arm in arguments.arms:
+        if arm != "ngram":
+            yield arm, folder / arm
+    if "koopman" in arguments.arms and arguments.operator_epochs:
+        yield "operators_only", folder / "koopman" / "operators_only"

@@ -1,0 +1,87 @@
+"""One `.keras` file, written on any backend, computes and trains on all."""
+
+from itertools import cycle, islice
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from orrery.testing import (
+    compare_backends,
+    installed_backends,
+    updated_weights,
+)
+from orrery.zoo import KoopmanLM
+
+TOKENS = np.random.default_rng(0).integers(0, 50, (4, 13)).astype("int32")
+X, Y = TOKENS[:, :-1], TOKENS[:, 1:]
+BACKENDS = installed_backends()
+
+
+def build(path):
+    """Every layer and loss of the package in one model, its weights moved."""
+    keras.utils.set_random_seed(0)
+    model = KoopmanLM(
+        50,
+        dim=16,
+        num_layers=3,
+        num_heads=2,
+        mixer=["attention", "koopman", "resolvent"],
+        num_experts=2,
+        dropout=0.0,
+        koopman={"operator": "gradient", "delays": 1, "lift_dim": 8},
+        replacement=0.75,
+        embedding_stddev=0.5,
+    )
+    model.build()
+    model.koopman_weight.assign(0.1)
+    updated_weights(
+        model, keras.optimizers.AdamW(1e-2), {"tokens": X, "targets": Y}, Y
+    )
+    model.save(path)
+
+
+def outputs(path):
+    model = keras.saving.load_model(path, compile=False)
+    standard = ops.convert_to_numpy(model(X))
+    nll = ops.convert_to_numpy(model({"tokens": X, "targets": Y}))
+    model.set_replaced((0, 1, 2))
+    return {
+        "logits": standard,
+        "replaced": ops.convert_to_numpy(model(X)),
+        "perplexity": np.exp(nll.mean()),
+        "weights": np.concatenate([w.ravel() for w in model.get_weights()]),
+    }
+
+
+def sgd(path):
+    return trained(path, keras.optimizers.SGD(1e-3))
+
+
+def adamw(path):
+    return trained(path, keras.optimizers.AdamW(1e-3))
+
+
+def trained(path, optimizer):
+    model = keras.saving.load_model(path, compile=False)
+    return updated_weights(model, optimizer, {"tokens": X, "targets": Y}, Y)
+
+
+@pytest.mark.cross_backend
+@pytest.mark.parametrize("first", range(len(BACKENDS)))
+def test_outputs_whoever_wrote_the_file(first, tmp_path):
+    backends = tuple(islice(cycle(BACKENDS), first, first + len(BACKENDS)))
+    found = compare_backends(__file__, tmp_path, backends, run="outputs")
+    assert found["weights"].absolute == 0.0
+    assert found["logits"].absolute < 1e-4
+    assert found["replaced"].absolute < 1e-4
+    assert found["perplexity"].relative < 1e-5
+
+
+@pytest.mark.cross_backend
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_updated_weights(optimizer, tmp_path):
+    found = compare_backends(__file__, tmp_path, run=optimizer)
+    assert found.pop("losses").absolute < 1e-4
+    for path, difference in found.items():
+        assert difference.relative < 1e-4, (path, difference)
