@@ -92,6 +92,7 @@ def fused_linear_crossentropy(
     targets = ops.pad(targets, ((0, missing),))
     weight = ops.pad(weight, ((0, missing),)) * scale
     has_bias = bias is not None
+    classes = kernel.shape[0 if transpose else 1]
 
     def logits(h, kernel, bias):
         s = ops.matmul(h, ops.transpose(kernel) if transpose else kernel)
@@ -109,13 +110,12 @@ def fused_linear_crossentropy(
     def forward(h, kernel, bias, i):
         """Per-token NLL and the softmax pieces of chunk i."""
         s = logits(h, kernel, bias)
-        y = chunk(targets, i)
         s = s - ops.max(s, axis=-1, keepdims=True)
         e = ops.exp(s)
         total = ops.sum(e, axis=-1, keepdims=True)
-        picked = ops.take_along_axis(s, y[:, None], axis=-1)
+        picked = ops.take_along_axis(s, chunk(targets, i)[:, None], axis=-1)
         nll = (ops.log(total) - picked)[:, 0]
-        return nll, e, total, y
+        return nll, e, total
 
     def evaluate(hidden, kernel, bias):
         padded = ops.pad(hidden, ((0, missing), (0, 0)))
@@ -128,30 +128,33 @@ def fused_linear_crossentropy(
         return ops.concatenate([ops.sum(nll * weight)[None], nll])
 
     def differentiate(hidden, kernel, bias):
+        """The gradient with respect to the logits is `w (e / total - 1_y)`.
+
+        The softmax part is never formed: its factor per token scales the
+        narrow side of each product. The part of the target is a row of the
+        kernel, and a sum into one.
+        """
         padded = ops.pad(hidden, ((0, missing), (0, 0)))
-        ones = ops.ones((1, chunk_size), dtype="float32")
 
         def body(i, carry):
             nll, d_hidden, d_kernel, d_bias = carry
             h = chunk(padded, i)
-            part, e, total, y = forward(h, kernel, bias, i)
-            w = chunk(weight, i)[:, None]
-            g = e * (w / total) - ops.where(
-                y[:, None] == ops.arange(e.shape[-1], dtype="int32"), w, 0.0
-            )
+            part, e, total = forward(h, kernel, bias, i)
+            share = chunk(weight, i)[:, None] / total
             if has_bias:
-                # A product with ones: XLA's CPU column sum costs ten times it.
-                d_bias = d_bias + ops.matmul(ones, g)[0]
-            g = ops.cast(g, h.dtype)
+                # A product: XLA's CPU column sum costs ten times it.
+                d_bias = d_bias + ops.matmul(ops.transpose(share), e)[0]
+            e = ops.cast(e, h.dtype)
+            scaled = h * ops.cast(share, h.dtype)
             if transpose:
-                d_h = ops.matmul(g, kernel)
-                d_k = ops.matmul(ops.transpose(g), h)
+                d_h = ops.matmul(e, kernel)
+                d_k = ops.matmul(ops.transpose(e), scaled)
             else:
-                d_h = ops.matmul(g, ops.transpose(kernel))
-                d_k = ops.matmul(ops.transpose(h), g)
+                d_h = ops.matmul(e, ops.transpose(kernel))
+                d_k = ops.matmul(ops.transpose(scaled), e)
             return (
                 write(nll, i, part),
-                write(d_hidden, i, d_h),
+                write(d_hidden, i, d_h * ops.cast(share, h.dtype)),
                 d_kernel + ops.cast(d_k, "float32"),
                 d_bias,
             )
@@ -167,6 +170,17 @@ def fused_linear_crossentropy(
                 ops.zeros(bias.shape, dtype="float32"),
             ),
         )
+        w = ops.cast(weight, padded.dtype)[:, None]
+        rows = ops.take(kernel, targets, axis=0 if transpose else 1)
+        d_hidden = d_hidden - w * (rows if transpose else ops.transpose(rows))
+        own = ops.segment_sum(
+            ops.cast(padded * w, "float32"), targets, num_segments=classes
+        )
+        d_kernel = d_kernel - (own if transpose else ops.transpose(own))
+        if has_bias:
+            d_bias = d_bias - ops.segment_sum(
+                weight, targets, num_segments=classes
+            )
 
         def gradient(*args, upstream=None):
             # JAX and TensorFlow call gradient(upstream), PyTorch
