@@ -7,10 +7,10 @@ from _training import token_losses
 from orrery.zoo.kneser_ney import KneserNey
 
 
-def count_words(data, blocks, sequence_length):
+def count_words(data, blocks):
     """The controls that only count: a 5-gram and a unigram model."""
-    x, y = blocks["train"]
-    train = data.splits["train"][: len(x) * (sequence_length + 1)]
+    seen = len(blocks["train"][0]) * (data.sequence_length + 1)
+    train = data.splits["train"][:seen]
     size = len(data.vocabulary)
     model, unigram = KneserNey(train, size), KneserNey(train, size, order=1)
     return {

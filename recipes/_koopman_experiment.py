@@ -73,9 +73,7 @@ def run(arguments):
     for arm in arguments.arms:
         print(f"\n=== {arm} ===", flush=True)
         if arm == "ngram":
-            measured["arms"][arm] = count_words(
-                data, blocks, data.sequence_length
-            )
+            measured["arms"][arm] = count_words(data, blocks)
         else:
             model = build(arm, arguments, architecture, source)
             measured["arms"][arm] = train_arm(
