@@ -98,6 +98,7 @@ def test_doubling_equals_the_loop(length):
 
 def float64_errors(_):
     """Errors of the states, and of the gradient along random directions."""
+    keras.config.set_floatx("float64")
     rng = np.random.default_rng(2)
     drive, exponent = random_response(200, "float64")
     arrays = [*drive, *exponent]
@@ -127,7 +128,6 @@ def float64_errors(_):
 
 
 def test_float64(tmp_path, monkeypatch):
-    monkeypatch.setenv("KERAS_FLOATX", "float64")
     monkeypatch.setenv("JAX_ENABLE_X64", "1")
     outputs = tmp_path / "errors.npz"
     run_in_process(

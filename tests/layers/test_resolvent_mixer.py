@@ -168,6 +168,7 @@ def cotangents(shape):
 
 def float64_errors(_):
     """Errors of G and, against central differences, of its gradients."""
+    keras.config.set_floatx("float64")
     errors = {}
     for mode in MODES:
         for length in (2, 3, 8, 128):
@@ -215,7 +216,6 @@ def central_differences(alpha, squared, cotangent, mode, step=1e-5):
 
 
 def test_float64(tmp_path, monkeypatch):
-    monkeypatch.setenv("KERAS_FLOATX", "float64")
     monkeypatch.setenv("JAX_ENABLE_X64", "1")
     outputs = tmp_path / "errors.npz"
     run_in_process(
