@@ -11,6 +11,8 @@ BACKENDS ?= jax torch tensorflow
 # Further flags of the recipe and of pytest: make koopman_lm ARGS="--epochs 4"
 ARGS ?=
 PYTEST_ARGS ?=
+# Processes of pytest; each may take 3 GB.
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -31,6 +33,7 @@ test: $(VENV)/.test
 	for backend in $(BACKENDS); do \
 		echo "== pytest on $$backend"; \
 		KERAS_BACKEND=$$backend $(BIN)/python -m pytest -m "not slow" \
+			-n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 			$(PYTEST_ARGS) || status=1; \
 	done; \
 	exit $$status

@@ -76,7 +76,7 @@ def _draw(folder, metrics, histories):
     perplexity.set(
         xlabel="epoch", ylabel="perplexity", title="Validation perplexity"
     )
-    perplexity.set_yscale("log")
+    _log_scale(perplexity)
     loss.legend()
     perplexity.legend()
     save(figure, "curves.png")
@@ -127,7 +127,7 @@ def _draw(folder, metrics, histories):
                 linestyle="--",
                 label="unigram",
             )
-        axes.set_yscale("log")
+        _log_scale(axes)
         # A model without its blocks is lost; its curve may leave the picture.
         axes.set_ylim(top=20 * curve[0])
         axes.set(
@@ -139,6 +139,16 @@ def _draw(folder, metrics, histories):
         axes.legend()
         save(figure, "replaced.png")
     return pictures
+
+
+def _log_scale(axes):
+    """Perplexities on a log scale, as plain numbers."""
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.yaxis.set_minor_formatter("")
 
 
 def training_seconds(result):
