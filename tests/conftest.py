@@ -1,8 +1,19 @@
 """Fixtures and rules of the whole suite."""
 
 import os
+import shutil
+import tempfile
 
 import pytest
+
+
+def pytest_configure(config):
+    """What JAX has compiled once, the tests' other processes only load."""
+    folder = tempfile.mkdtemp(prefix="orrery-jax-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    # Not shared between pytest's processes: JAX does not write atomically.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ def test_unknown_names_say_what_is_allowed():
 
 
 def test_bad_arguments(file, tmp_path):
-    with pytest.raises(ValueError, match="at least 1. Received: 0"):
+    with pytest.raises(ValueError, match="Received: sequence_length=0"):
         load_text(file, sequence_length=0)
     with pytest.raises(ValueError, match="vocabulary_size=0|size=0"):
         load_text(file, vocabulary_size=0)

@@ -92,7 +92,9 @@ def test_streaming_equals_the_full_pass():
 
 def test_importing_orrery_is_enough_to_load(tmp_path):
     path = tmp_path / "model.keras"
-    small().save(path)
+    model = small()
+    model.build()
+    model.save(path)
     code = f"import orrery; print(orrery.load({str(path)!r}).hidden_dim)"
     process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True
