@@ -16,6 +16,19 @@ def pytest_configure(config):
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget():
+    """Drops what a module has compiled: gigabytes, and time of each `gc`."""
+    yield
+    import keras
+
+    keras.utils.clear_session()
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.clear_caches()
+
+
 @pytest.fixture
 def contract():
     """The contract of a layer, as a fixture."""
