@@ -7,13 +7,13 @@ Importing it registers every layer, loss, metric and model with Keras, so that
 try:
     import keras  # noqa: F401
 except ModuleNotFoundError as error:
-    if error.name not in ("jax", "torch", "tensorflow"):
-        raise
-    error.add_note(
-        f"Keras is set to compute with {error.name}, which is not installed. "
-        f'Run: pip install "orrery[{error.name}]", or set KERAS_BACKEND to '
-        "jax, torch or tensorflow, whichever is installed."
-    )
+    backend = (error.name or "").partition(".")[0]
+    if backend in ("jax", "torch", "tensorflow"):
+        error.add_note(
+            f"Keras is set to compute with {backend}, which is not installed. "
+            f'Run: pip install "orrery[{backend}]", or set KERAS_BACKEND to '
+            "jax, torch or tensorflow, whichever is installed."
+        )
     raise
 
 from . import callbacks, layers, losses, metrics, optimizers, zoo

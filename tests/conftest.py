@@ -8,7 +8,8 @@ import pytest
 
 
 def pytest_configure(config):
-    """What JAX has compiled once, the tests' other processes only load."""
+    """One thread for each process; JAX's compiled code for all of them."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     folder = tempfile.mkdtemp(prefix="orrery-jax-")
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     # Not shared between pytest's processes: JAX does not write atomically.
