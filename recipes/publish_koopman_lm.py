@@ -3,9 +3,9 @@ r"""Turn a finished run of `koopman_lm.py` into a saved model and its CSVs.
     python recipes/publish_koopman_lm.py runs/koopman_lm-wikitext2-jax-1 \
         koopman_lm_small
 
-Writes `saved_models/<name>/` (checked on every installed backend) and
-`results/<name>_arms.csv`, `results/<name>_replaced.csv` and
-`results/<name>_curve.csv`, from which the tables are generated.
+Writes `saved_models/<name>/` (checked on every installed backend) and, under
+`results/`, the run's pictures and `<name>_arms.csv`, `<name>_replaced.csv` and
+`<name>_curve.csv`, from which the tables are generated.
 """
 
 import argparse
@@ -13,11 +13,13 @@ import csv
 import json
 import os
 import pathlib
+import shutil
 
 from _koopman_report import training_seconds
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN_BLOCKS, GOLDEN_LENGTH = 2, 8
+PICTURES = ("curves.png", "koopman.png", "replaced.png")
 VOCABULARY = ("vocabulary.txt", "vocabulary.json", "merges.txt")
 
 
@@ -33,6 +35,10 @@ def main():
         for file in ("config", "metrics")
     )
     write_tables(arguments.name, run, config, metrics)
+    for picture in PICTURES:
+        shutil.copy(
+            run / picture, ROOT / "results" / f"{arguments.name}_{picture}"
+        )
     os.environ.setdefault("KERAS_BACKEND", config["arguments"]["backend"])
 
     import numpy as np
