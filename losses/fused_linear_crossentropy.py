@@ -132,7 +132,7 @@ def fused_linear_crossentropy(
 
         The softmax part is never formed: its factor per token scales the
         narrow side of each product. The part of the target is a row of the
-        kernel, and a sum into one.
+        kernel, and a sum into one, with which the sums over chunks begin.
         """
         padded = ops.pad(hidden, ((0, missing), (0, 0)))
 
@@ -159,6 +159,13 @@ def fused_linear_crossentropy(
                 d_bias,
             )
 
+        w = ops.cast(weight, padded.dtype)[:, None]
+        own = ops.segment_sum(
+            ops.cast(padded * -w, "float32"), targets, num_segments=classes
+        )
+        own_bias = ops.zeros(bias.shape, dtype="float32")
+        if has_bias:
+            own_bias = ops.segment_sum(-weight, targets, num_segments=classes)
         nll, d_hidden, d_kernel, d_bias = ops.fori_loop(
             0,
             chunks,
@@ -166,21 +173,12 @@ def fused_linear_crossentropy(
             (
                 ops.zeros_like(weight),
                 ops.zeros_like(padded),
-                ops.zeros(kernel.shape, dtype="float32"),
-                ops.zeros(bias.shape, dtype="float32"),
+                own if transpose else ops.transpose(own),
+                own_bias,
             ),
         )
-        w = ops.cast(weight, padded.dtype)[:, None]
         rows = ops.take(kernel, targets, axis=0 if transpose else 1)
         d_hidden = d_hidden - w * (rows if transpose else ops.transpose(rows))
-        own = ops.segment_sum(
-            ops.cast(padded * w, "float32"), targets, num_segments=classes
-        )
-        d_kernel = d_kernel - (own if transpose else ops.transpose(own))
-        if has_bias:
-            d_bias = d_bias - ops.segment_sum(
-                weight, targets, num_segments=classes
-            )
 
         def gradient(*args, upstream=None):
             # JAX and TensorFlow call gradient(upstream), PyTorch

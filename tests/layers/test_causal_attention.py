@@ -1,5 +1,7 @@
 """Causal attention against NumPy; causality; streaming."""
 
+import sys
+
 import numpy as np
 import pytest
 from keras import ops
@@ -40,6 +42,15 @@ def reference(layer, x):
 
 def test_contract(contract):
     contract(lambda: CausalSelfAttention(4), X, reference=reference)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_both_ways_are_the_reference(fused, monkeypatch):
+    module = sys.modules[CausalSelfAttention.__module__]
+    monkeypatch.setattr(module, "fuses_attention", lambda: fused)
+    layer = CausalSelfAttention(4)
+    y = ops.convert_to_numpy(layer(X))
+    np.testing.assert_allclose(y, reference(layer, X), atol=1e-5)
 
 
 def test_later_tokens_change_nothing_earlier():
