@@ -46,8 +46,11 @@ def causal_attention(q, k, v):
     position = ops.arange(0, ops.shape(q)[1], dtype="int32")
     seen = position <= position[:, None]
     scores = ops.where(seen, ops.cast(scores, "float32"), -1e30)
-    weights = ops.cast(ops.softmax(scores), v.dtype)
-    return ops.einsum("bhts,bshd->bthd", weights, v)
+    highest = ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True))
+    weights = ops.exp(scores - highest)
+    total = ops.transpose(ops.sum(weights, axis=-1), (0, 2, 1))[..., None]
+    y = ops.einsum("bhts,bshd->bthd", ops.cast(weights, v.dtype), v)
+    return y / ops.cast(total, v.dtype)
 
 
 @keras.saving.register_keras_serializable(package="orrery")

@@ -11,7 +11,7 @@ from orrery.zoo.registry import load
 DEFAULTS = {
     "stdlib": {
         "preset": "koopman_lm_stdlib",
-        "epochs": 5,
+        "epochs": 4,
         "operator_epochs": 1,
         "learning_rate": 4e-3,
     },
