@@ -71,7 +71,7 @@ def test_streaming_equals_the_full_pass():
     for t in range(9):
         y, state = layer.step(ops.convert_to_tensor(X[:, t : t + 1]), state, t)
         np.testing.assert_allclose(
-            ops.convert_to_numpy(y)[:, 0], full[:, t], atol=1e-5
+            ops.convert_to_numpy(y)[:, 0], full[:, t], 1e-5, 1e-5
         )
 
 

@@ -66,7 +66,7 @@ def test_contract(contract):
 def test_number_of_states():
     layer = LinearRecurrence(state_dim=10)
     np.testing.assert_allclose(
-        to_numpy(layer(X)), reference(layer, X), atol=1e-5
+        to_numpy(layer(X)), reference(layer, X), 1e-5, 1e-5
     )
     assert layer.spectrum().shape == (10,)
 
@@ -194,7 +194,7 @@ def test_streaming_equals_the_full_pass():
     for t in range(200):
         y, state = layer.step(ops.convert_to_tensor(x[:, t : t + 1]), state, t)
         np.testing.assert_allclose(
-            ops.convert_to_numpy(y)[:, 0], full[:, t], atol=1e-5
+            ops.convert_to_numpy(y)[:, 0], full[:, t], 1e-5, 1e-5
         )
 
 
