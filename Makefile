@@ -11,7 +11,7 @@ BACKENDS ?= jax torch tensorflow
 # Further flags of the recipe and of pytest: make koopman_lm ARGS="--epochs 4"
 ARGS ?=
 PYTEST_ARGS ?=
-# Processes of pytest; each may take 3 GB.
+# Processes of pytest, each with gigabytes of compiled code.
 WORKERS ?= 2
 
 BIN := $(VENV)/bin

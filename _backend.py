@@ -67,19 +67,6 @@ def materialise(tensors):
     return jax.lax.optimization_barrier(tensors)
 
 
-def fuses_attention():
-    """Whether `ops.dot_product_attention` is the backend's fastest way.
-
-    JAX has no kernel for it on CPUs: what it composes there takes two to three
-    times as long as two einsums and a softmax.
-    """
-    if keras.backend.backend() != "jax":
-        return True
-    import jax
-
-    return jax.default_backend() != "cpu"
-
-
 def import_keras_hub():
     """keras_hub, which brings TensorFlow: kept off the GPU of another backend.
 

@@ -3,8 +3,6 @@
 import keras
 from keras import ops
 
-from .._backend import fuses_attention
-
 ROTARY_BASE = 10_000.0
 
 
@@ -36,21 +34,6 @@ def rotary(x, positions):
     return ops.concatenate(
         [a * cosine - b * sine, b * cosine + a * sine], axis=-1
     )
-
-
-def causal_attention(q, k, v):
-    """`softmax_s(q_t . k_s / sqrt(D)) v_s` over s <= t, all `(B, N, H, D)`."""
-    if fuses_attention():
-        return ops.dot_product_attention(q, k, v, is_causal=True)
-    scores = ops.einsum("bthd,bshd->bhts", q, k) * q.shape[-1] ** -0.5
-    position = ops.arange(0, ops.shape(q)[1], dtype="int32")
-    seen = position <= position[:, None]
-    scores = ops.where(seen, ops.cast(scores, "float32"), -1e30)
-    highest = ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True))
-    weights = ops.exp(scores - highest)
-    total = ops.transpose(ops.sum(weights, axis=-1), (0, 2, 1))[..., None]
-    y = ops.einsum("bhts,bshd->bthd", ops.cast(weights, v.dtype), v)
-    return y / ops.cast(total, v.dtype)
 
 
 @keras.saving.register_keras_serializable(package="orrery")
@@ -123,7 +106,7 @@ class CausalSelfAttention(keras.layers.Layer):
 
     def call(self, x):
         q, k, v = self._heads(x, ops.arange(0, ops.shape(x)[1], dtype="int32"))
-        y = causal_attention(q, k, v)
+        y = ops.dot_product_attention(q, k, v, is_causal=True)
         return self.output_projection(ops.reshape(y, ops.shape(x)))
 
     def initial_state(self, batch_size, max_length):

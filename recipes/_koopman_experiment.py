@@ -24,7 +24,7 @@ from orrery.zoo.registry import load
 
 # An epoch on two CPU cores.
 PACE = {
-    "koopman_lm_stdlib": "a quarter of a minute",
+    "koopman_lm_stdlib": "twenty seconds",
     "koopman_lm_small": "six minutes",
 }
 

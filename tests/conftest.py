@@ -30,6 +30,14 @@ def forget():
         jax.clear_caches()
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    """Weights drawn by a test are the same whichever test ran before it."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+
+
 @pytest.fixture
 def contract():
     """The contract of a layer, as a fixture."""
