@@ -67,6 +67,19 @@ def materialise(tensors):
     return jax.lax.optimization_barrier(tensors)
 
 
+def fuses_attention():
+    """Whether the backend has a kernel of `ops.dot_product_attention`.
+
+    JAX has none for CPUs: two einsums are faster there than what it composes
+    (`attention` and `attention-fused` in `benchmarks/mixers.py`).
+    """
+    if keras.backend.backend() != "jax":
+        return True
+    import jax
+
+    return jax.default_backend() != "cpu"
+
+
 def import_keras_hub():
     """keras_hub, which brings TensorFlow: kept off the GPU of another backend.
 

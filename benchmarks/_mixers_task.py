@@ -12,16 +12,22 @@ from pathlib import Path
 import keras
 import numpy as np
 from _measure import device, device_memory, reply
+from orrery.layers.causal_attention import CausalSelfAttention
+from orrery.layers.linear_recurrence import LinearRecurrence
+from orrery.layers.resolvent_mixer import ResolventMixer
 
 WIDTH, HEADS, WARMUP = 64, 4, 3
 PEER = "attention-peer"
 
 
-def keras_layer(name, length):
-    from orrery.layers.causal_attention import CausalSelfAttention
-    from orrery.layers.linear_recurrence import LinearRecurrence
-    from orrery.layers.resolvent_mixer import ResolventMixer
+class FusedAttention(CausalSelfAttention):
+    """The layer on Keras' fused operation, whatever the backend."""
 
+    def attend(self, q, k, v):
+        return keras.ops.dot_product_attention(q, k, v, is_causal=True)
+
+
+def keras_layer(name, length):
     keras.utils.set_random_seed(0)
     layer = {
         "attention": lambda: CausalSelfAttention(HEADS),

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from .._backend import fuses_attention
+
 ROTARY_BASE = 10_000.0
 
 
@@ -34,6 +36,22 @@ def rotary(x, positions):
     return ops.concatenate(
         [a * cosine - b * sine, b * cosine + a * sine], axis=-1
     )
+
+
+def causal_attention(q, k, v):
+    """`softmax_s(q_t . k_s / sqrt(D)) v_s` over s <= t, all `(B, N, H, D)`.
+
+    The softmax is divided by its sum last, on the narrow side of the product.
+    """
+    scores = ops.einsum("bthd,bshd->bhts", q, k) * q.shape[-1] ** -0.5
+    position = ops.arange(0, ops.shape(q)[1], dtype="int32")
+    seen = position <= position[:, None]
+    scores = ops.where(seen, ops.cast(scores, "float32"), -1e30)
+    highest = ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True))
+    weights = ops.exp(scores - highest)
+    total = ops.transpose(ops.sum(weights, axis=-1), (0, 2, 1))[..., None]
+    y = ops.einsum("bhts,bshd->bthd", ops.cast(weights, v.dtype), v)
+    return y / ops.cast(total, v.dtype)
 
 
 @keras.saving.register_keras_serializable(package="orrery")
@@ -106,8 +124,14 @@ class CausalSelfAttention(keras.layers.Layer):
 
     def call(self, x):
         q, k, v = self._heads(x, ops.arange(0, ops.shape(x)[1], dtype="int32"))
-        y = ops.dot_product_attention(q, k, v, is_causal=True)
+        y = self.attend(q, k, v)
         return self.output_projection(ops.reshape(y, ops.shape(x)))
+
+    def attend(self, q, k, v):
+        """Attention of a whole sequence, all `(B, N, H, D)`."""
+        if fuses_attention():
+            return ops.dot_product_attention(q, k, v, is_causal=True)
+        return causal_attention(q, k, v)
 
     def initial_state(self, batch_size, max_length):
         """Empty key and value caches `(B, max_length, H, D)`."""

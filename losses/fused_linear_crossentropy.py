@@ -2,7 +2,7 @@
 
 from keras import ops
 
-CHUNK_SIZE = 256
+CHUNK_SIZE = 128
 
 
 def fused_linear_crossentropy(
@@ -39,7 +39,7 @@ def fused_linear_crossentropy(
             over all T positions, so a batch filled up with zero weights counts
             by its tokens.
         transpose: bool, whether `kernel` is `(V, d)`. Defaults to `False`.
-        chunk_size: int, tokens per chunk. Defaults to 256.
+        chunk_size: int, tokens per chunk. Defaults to 128.
         with_gradient: bool. `False` skips the two products of the gradient
             (evaluation); the result is then not differentiable.
 
@@ -107,21 +107,38 @@ def fused_linear_crossentropy(
         start = (i * chunk_size,) + (0,) * (len(array.shape) - 1)
         return ops.slice_update(array, start, part)
 
-    def forward(h, kernel, bias, i):
-        """Per-token NLL and the softmax pieces of chunk i."""
+    def target_rows(kernel):
+        """The kernel's row of every token's target, `(T, d)`."""
+        if transpose:
+            return ops.take(kernel, targets, axis=0)
+        return ops.transpose(ops.take(kernel, targets, axis=1))
+
+    def target_logits(hidden, rows, bias):
+        """`s_t[y_t]`, rounded as the others: not read from the logits."""
+        s = ops.sum(
+            ops.cast(hidden, "float32") * ops.cast(rows, "float32"), axis=-1
+        )
+        s = ops.cast(ops.cast(s, hidden.dtype), "float32")
+        if not has_bias:
+            return s
+        return s + ops.take(ops.cast(bias, "float32"), targets)
+
+    def forward(h, target_logit, kernel, bias):
+        """Per-token NLL, and the softmax as `e / total`."""
         s = logits(h, kernel, bias)
-        s = s - ops.max(s, axis=-1, keepdims=True)
-        e = ops.exp(s)
+        highest = ops.max(s, axis=-1, keepdims=True)
+        e = ops.exp(s - highest)
         total = ops.sum(e, axis=-1, keepdims=True)
-        picked = ops.take_along_axis(s, chunk(targets, i)[:, None], axis=-1)
-        nll = (ops.log(total) - picked)[:, 0]
+        nll = ops.log(total)[:, 0] + (highest[:, 0] - target_logit)
         return nll, e, total
 
     def evaluate(hidden, kernel, bias):
         padded = ops.pad(hidden, ((0, missing), (0, 0)))
+        target_logit = target_logits(padded, target_rows(kernel), bias)
 
         def body(i, nll):
-            part, *_ = forward(chunk(padded, i), kernel, bias, i)
+            h = chunk(padded, i)
+            part, *_ = forward(h, chunk(target_logit, i), kernel, bias)
             return write(nll, i, part)
 
         nll = ops.fori_loop(0, chunks, body, ops.zeros_like(weight))
@@ -132,40 +149,31 @@ def fused_linear_crossentropy(
 
         The softmax part is never formed: its factor per token scales the
         narrow side of each product. The part of the target is a row of the
-        kernel, and a sum into one, with which the sums over chunks begin.
+        kernel, and a sum into one, both outside the loop.
         """
         padded = ops.pad(hidden, ((0, missing), (0, 0)))
+        rows = target_rows(kernel)
+        target_logit = target_logits(padded, rows, bias)
 
         def body(i, carry):
             nll, d_hidden, d_kernel, d_bias = carry
             h = chunk(padded, i)
-            part, e, total = forward(h, kernel, bias, i)
+            part, e, total = forward(h, chunk(target_logit, i), kernel, bias)
             share = chunk(weight, i)[:, None] / total
             if has_bias:
                 # A product: XLA's CPU column sum costs ten times it.
                 d_bias = d_bias + ops.matmul(ops.transpose(share), e)[0]
             e = ops.cast(e, h.dtype)
-            scaled = h * ops.cast(share, h.dtype)
-            if transpose:
-                d_h = ops.matmul(e, kernel)
-                d_k = ops.matmul(ops.transpose(e), scaled)
-            else:
-                d_h = ops.matmul(e, ops.transpose(kernel))
-                d_k = ops.matmul(ops.transpose(scaled), e)
+            share = ops.cast(share, h.dtype)
+            d_h = ops.matmul(e, kernel if transpose else ops.transpose(kernel))
+            d_k = ops.matmul(ops.transpose(h * share), e)
             return (
                 write(nll, i, part),
-                write(d_hidden, i, d_h * ops.cast(share, h.dtype)),
+                write(d_hidden, i, d_h * share),
                 d_kernel + ops.cast(d_k, "float32"),
                 d_bias,
             )
 
-        w = ops.cast(weight, padded.dtype)[:, None]
-        own = ops.segment_sum(
-            ops.cast(padded * -w, "float32"), targets, num_segments=classes
-        )
-        own_bias = ops.zeros(bias.shape, dtype="float32")
-        if has_bias:
-            own_bias = ops.segment_sum(-weight, targets, num_segments=classes)
         nll, d_hidden, d_kernel, d_bias = ops.fori_loop(
             0,
             chunks,
@@ -173,12 +181,22 @@ def fused_linear_crossentropy(
             (
                 ops.zeros_like(weight),
                 ops.zeros_like(padded),
-                own if transpose else ops.transpose(own),
-                own_bias,
+                ops.zeros((width, classes), "float32"),
+                ops.zeros(bias.shape, "float32"),
             ),
         )
-        rows = ops.take(kernel, targets, axis=0 if transpose else 1)
-        d_hidden = d_hidden - w * (rows if transpose else ops.transpose(rows))
+        w = ops.cast(weight, padded.dtype)[:, None]
+        d_hidden = d_hidden - w * rows
+        own = ops.segment_sum(
+            ops.cast(padded * w, "float32"), targets, num_segments=classes
+        )
+        if transpose:
+            d_kernel = ops.transpose(d_kernel) - own
+        else:
+            d_kernel = d_kernel - ops.transpose(own)
+        if has_bias:
+            own = ops.segment_sum(weight, targets, num_segments=classes)
+            d_bias = d_bias - own
 
         def gradient(*args, upstream=None):
             # JAX and TensorFlow call gradient(upstream), PyTorch

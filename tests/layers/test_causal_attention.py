@@ -1,5 +1,7 @@
 """Causal attention against NumPy; causality; streaming."""
 
+import sys
+
 import numpy as np
 import pytest
 from keras import ops
@@ -50,6 +52,16 @@ def test_later_tokens_change_nothing_earlier():
     after = ops.convert_to_numpy(layer(changed))
     np.testing.assert_array_equal(before[:, :5], after[:, :5])
     assert np.abs(before[:, 5:] - after[:, 5:]).min() > 0
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_both_ways_are_the_reference(fused, monkeypatch):
+    module = sys.modules[CausalSelfAttention.__module__]
+    monkeypatch.setattr(module, "fuses_attention", lambda: fused)
+    layer = CausalSelfAttention(4)
+    for x in (X, X[:, :1]):
+        y = ops.convert_to_numpy(layer(x))
+        np.testing.assert_allclose(y, reference(layer, x), atol=1e-5)
 
 
 def test_streaming_equals_the_full_pass():
