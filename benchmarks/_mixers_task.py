@@ -31,6 +31,7 @@ def keras_layer(name, length):
     keras.utils.set_random_seed(0)
     layer = {
         "attention": lambda: CausalSelfAttention(HEADS),
+        "attention-fused": lambda: FusedAttention(HEADS),
         "recurrence": LinearRecurrence,
         "resolvent": lambda: ResolventMixer(gradient="adjoint"),
         "resolvent-autodiff": lambda: ResolventMixer(gradient="autodiff"),
