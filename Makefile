@@ -65,7 +65,7 @@ wheel-test: dist/.wheel
 		bin/python -I ../../tests/check_wheel.py
 
 # After `make test` in a fresh .venv: what it resolved becomes the constraint.
-constraints: $(VENV)/.test
+constraints: $(VENV)/.test $(VENV)/.lint
 	{ sed -n '/^#/p' constraints.txt; \
 	  $(PIP) freeze --exclude-editable | sed 's/+cpu$$//'; } \
 		> constraints.new

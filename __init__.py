@@ -15,14 +15,18 @@ except ModuleNotFoundError as error:
             "jax, torch or tensorflow, whichever is installed."
         )
     raise
+except ValueError as error:
+    error.add_note("KERAS_BACKEND must be jax, torch or tensorflow.")
+    raise
 
-from . import callbacks, layers, losses, metrics, optimizers, zoo
+from . import callbacks, datasets, layers, losses, metrics, optimizers, zoo
 from .zoo.registry import list_models, load
 
 __version__ = "0.1.0"
 
 __all__ = [
     "callbacks",
+    "datasets",
     "layers",
     "list_models",
     "load",

@@ -1,6 +1,7 @@
 """The one place that asks which backend is running."""
 
 import contextlib
+import functools
 import sys
 
 import keras
@@ -67,6 +68,21 @@ def materialise(tensors):
     return jax.lax.optimization_barrier(tensors)
 
 
+@functools.cache
+def keep_freed_memory():
+    """Lets the C library keep what PyTorch frees on a CPU; once is enough.
+
+    glibc hands free memory at the top of its heap back to the system beyond
+    twice the largest block it has seen unmapped, which counts up to 32 MiB
+    (mallopt(3)). A loop over chunks of logits frees more in every round, and
+    then pays for each page again. A block that is never touched sets the limit.
+    """
+    if keras.backend.backend() == "torch":
+        import torch
+
+        torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")
+
+
 def fuses_attention():
     """Whether the backend has a kernel of `ops.dot_product_attention`.
 
@@ -88,7 +104,9 @@ def import_keras_hub():
     """
     try:
         import keras_hub
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != "keras_hub":
+            raise
         raise ImportError(
             'keras_hub is not installed. Run: pip install "orrery[text]"'
         ) from error

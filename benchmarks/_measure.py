@@ -10,6 +10,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -144,9 +145,11 @@ def versions(*packages):
     return "-".join(parts)
 
 
-def results_file(what, packages, folder=None, accelerator=None):
-    """`results/<what>_<hardware>_<versions>.csv`."""
-    folder = RESULTS if folder is None else Path(folder)
+def results_file(what, packages, folder=None, accelerator=None, smoke=False):
+    """`results/<what>_<hardware>_<versions>.csv`; a smoke's is thrown away."""
+    if folder is None:
+        folder = tempfile.mkdtemp(prefix="orrery-smoke-") if smoke else RESULTS
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{what}_{hardware(accelerator)}_{versions(*packages)}.csv"
     return folder / name

@@ -24,25 +24,38 @@ ARMS = ("base", "koopman")
 CONTROL = "lstm"
 
 
-def main():
-    flags = _command_line.parser(__doc__.splitlines()[0])
+@_command_line.plain_errors
+def main(argv=None):
+    flags = _command_line.parser(__doc__.splitlines()[0], trains=False)
     flags.add_argument("--dataset", default="wikitext2")
     flags.add_argument("--preset", default="koopman_lm_small")
     flags.add_argument("--epochs", type=int, default=2)
     flags.add_argument("--learning-rate", type=float, default=2e-3)
-    flags.add_argument("--seeds", type=int, default=3, help="2 to 7")
-    arguments = _command_line.parse(flags)
+    flags.add_argument(
+        "--seeds", type=int, default=3, help="2 to 7, from --seed on"
+    )
+    arguments = _command_line.parse(flags, argv)
     if arguments.seeds not in STUDENT:
         flags.error(f"--seeds must be 2 to 7; got {arguments.seeds}")
+    from _koopman_setup import check_preset
+
+    check_preset(arguments.preset)
     arguments.start_from = None
     arguments.operator_epochs = 0
     arguments.precision = "float32"
     arguments.resume = True
-    root = arguments.out or pathlib.Path("runs/koopman_arms")
+    root = arguments.out or pathlib.Path(
+        f"runs/koopman_arms-{arguments.dataset}-{arguments.backend}"
+        + ("-smoke" if arguments.smoke else "")
+    )
     from _measure import results_file, write_csv
 
     rows = run(arguments, root)
-    path = results_file("koopman_arms", ["keras", arguments.backend])
+    path = results_file(
+        f"koopman_arms_{arguments.preset}_{arguments.dataset}",
+        ["keras", arguments.backend],
+        smoke=arguments.smoke,
+    )
     write_csv(path, rows)
     print(f"Wrote {path}")
 
@@ -60,11 +73,12 @@ def run(arguments, root):
     }
     architecture = describe(arguments, None, data.vocabulary)
     rows, differences = [], []
-    for seed in range(arguments.seeds):
+    first = arguments.seed
+    for seed in range(first, first + arguments.seeds):
         arguments.seed = seed
         arguments.out = root / f"seed_{seed}"
         measured = {}
-        for arm in ARMS if seed else (*ARMS, CONTROL):
+        for arm in (*ARMS, CONTROL) if seed == first else ARMS:
             print(f"=== seed {seed}, {arm} ===", flush=True)
             settings = {arm: settings_of(arm, arguments, architecture, data)}
             model = arms.build(arm, arguments, architecture)
@@ -86,7 +100,7 @@ def run(arguments, root):
         {
             **dict.fromkeys(rows[0], ""),
             "arm": "koopman - base, ln perplexity",
-            "seed": f"0-{arguments.seeds - 1}",
+            "seed": f"{first}-{seed}",
             "epochs": arguments.epochs,
             "valid_perplexity": f"{mean:+.4f}",
             "interval_95": f"[{mean - half:+.4f}, {mean + half:+.4f}]",

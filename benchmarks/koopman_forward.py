@@ -5,9 +5,10 @@
 The language model's weights stay as they are. For every number of delays and
 every lift a fresh set of operators is solved by exact EDMD on training blocks
 (no gradient), and the validation perplexity is taken with half of the blocks
-and with all of them replaced. Controls: the operators the model was trained
-with, leaving the blocks out, and the affine map (lift 0). A row is written as
-soon as it is measured; a second call goes on where the first one stopped.
+and with all of them replaced. The lifts are random: `--seed` draws them.
+Controls: the operators the model was trained with, leaving the blocks out, and
+the affine map (lift 0). A row is written as soon as it is measured; a second
+call goes on where the first one stopped.
 """
 
 import csv
@@ -24,8 +25,9 @@ DELAYS = (0, 1, 2, 4, 8)
 LIFTS = (0, 64, 128, 256)
 
 
-def main():
-    flags = _command_line.parser(__doc__.splitlines()[0])
+@_command_line.plain_errors
+def main(argv=None):
+    flags = _command_line.parser(__doc__.splitlines()[0], trains=False)
     flags.add_argument("model", help="saved model, run folder or .keras file")
     flags.add_argument("--dataset", default="wikitext2")
     flags.add_argument(
@@ -34,7 +36,8 @@ def main():
         default=4096,
         help="training blocks that the operators are solved on",
     )
-    arguments = _command_line.parse(flags)
+    arguments = _command_line.parse(flags, argv)
+    import keras
     import orrery
     from _measure import results_file
     from _scoring import locate
@@ -46,18 +49,30 @@ def main():
         arguments.dataset, vocabulary=folder, data_dir=arguments.data_dir
     )
     limit = 64 if arguments.smoke else None
-    fit = data.blocks("train")[0][: limit or arguments.fit_blocks]
+    count = limit or arguments.fit_blocks
+    fit = data.blocks("train")[0][:count]
     valid = tuple(array[:limit] for array in data.blocks("valid"))
-    result = arguments.out or results_file(
-        "koopman_forward", ["keras", arguments.backend]
+    result = results_file(
+        f"koopman_forward_{pathlib.Path(arguments.model).stem}_{data.name}",
+        ["keras", arguments.backend],
+        arguments.out,
+        smoke=arguments.smoke,
     )
     done = finished(result)
     grid = itertools.product(DELAYS, LIFTS)
     for delays, lift in [("own", "own"), ("skip", "skip"), *grid]:
-        if (str(delays), str(lift)) in done:
+        key = {
+            "delays": delays,
+            "lift_dim": lift,
+            "fit_blocks": "" if delays in ("own", "skip") else count,
+            "seed": arguments.seed,
+        }
+        if tuple(map(str, key.values())) in done:
             continue
+        keras.utils.set_random_seed(arguments.seed)
         probe = operators(model, delays, lift, fit, arguments.batch_size)
-        append(result, measure(probe, valid, delays, lift, arguments))
+        append(result, {**key, **measure(probe, valid, arguments.batch_size)})
+    print(f"Wrote {result}")
 
 
 def operators(model, delays, lift, fit, batch_size):
@@ -70,7 +85,7 @@ def operators(model, delays, lift, fit, batch_size):
     return probe
 
 
-def measure(model, valid, delays, lift, arguments):
+def measure(model, valid, batch_size):
     import numpy as np
     from _training import token_losses
 
@@ -81,31 +96,31 @@ def measure(model, valid, delays, lift, arguments):
         ("all", model.num_layers),
     ):
         model.set_replaced(range(count))
-        losses = token_losses(model, *valid, arguments.batch_size)
+        losses = token_losses(model, *valid, batch_size)
         perplexity[name] = math.exp(float(np.mean(losses, dtype="float64")))
     model.set_replaced(())
     row = {
-        "delays": delays,
-        "lift_dim": lift,
         "blocks": model.num_layers,
-        "fit_blocks": "" if delays in ("own", "skip") else arguments.fit_blocks,
         **{name: round(value, 2) for name, value in perplexity.items()},
         "half_ratio": round(perplexity["half"] / perplexity["standard"], 4),
         "all_ratio": round(perplexity["all"] / perplexity["standard"], 4),
     }
-    print(row, flush=True)
     return row
 
 
 def finished(path):
-    if not pathlib.Path(path).exists():
+    """The keys of the rows that were measured before."""
+    if not path.exists():
         return set()
     with open(path, newline="", encoding="utf-8") as file:
-        return {(r["delays"], r["lift_dim"]) for r in csv.DictReader(file)}
+        return {
+            (row["delays"], row["lift_dim"], row["fit_blocks"], row["seed"])
+            for row in csv.DictReader(file)
+        }
 
 
 def append(path, row):
-    path = pathlib.Path(path)
+    print(row, flush=True)
     fresh = not path.exists()
     with open(path, "a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, row, lineterminator="\n")

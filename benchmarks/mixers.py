@@ -10,10 +10,11 @@ PyTorch (`-peer`), `recurrence`, and `resolvent` with the gradient in closed
 form or by `-autodiff`. JAX and TensorFlow are compiled, PyTorch runs eagerly.
 
 Parity comes first, then three rounds of fresh processes with mixers and
-lengths in random order, then a process each for memory: what a step needs at
-its peak over what it leaves behind. The result is a table and a CSV under
-`results/`, with the exponent of time in length from 1,024 on, and the length
-from which a mixer is ahead of its backend's fused attention, and of the peer.
+lengths in random order, then a process each for memory: what a step needs
+beyond its input and the weights (on JAX as its compiler has planned it). The
+result is a table and a CSV under `results/`, with the exponent of time in
+length from 1,024 on, and the length from which a mixer is ahead of its
+backend's fused attention, and of the peer.
 """
 
 import argparse

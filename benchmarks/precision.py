@@ -19,11 +19,12 @@ import _command_line  # noqa: E402
 ONNX_BLOCKS = 8
 
 
-def main():
-    flags = _command_line.parser(__doc__.splitlines()[0])
+@_command_line.plain_errors
+def main(argv=None):
+    flags = _command_line.parser(__doc__.splitlines()[0], trains=False)
     flags.add_argument("model", help="saved model, run folder or .keras file")
     flags.add_argument("--dataset", default="wikitext2")
-    arguments = _command_line.parse(flags)
+    arguments = _command_line.parse(flags, argv)
     import keras
     import orrery
     from _measure import results_file, write_csv
@@ -72,6 +73,7 @@ def main():
         f"precision_{pathlib.Path(arguments.model).name}",
         packages,
         arguments.out,
+        smoke=arguments.smoke,
     )
     write_csv(path, rows)
     print(f"Wrote {path} with Keras {keras.__version__}")

@@ -13,9 +13,10 @@ class KoopmanMonitor(keras.callbacks.Callback):
     For each operator K of `model.operators` and each epoch: the eigenvalues,
     the spectral radius `max |lambda|`, and `||K - K_0||_F / ||K_0||_F`. One
     file `epoch_<e>.npz` per epoch (from 1) holds the arrays `eigenvalues`
-    `(operators, m)`, `spectral_radius` and `distance` `(operators,)`, and in
-    epochs with an evaluation `replaced_perplexity` `(operators + 1,)`, entry n
-    with the first n blocks replaced by their operators. `eigenvalues.png`
+    `(operators, m)`, `spectral_radius` and `distance` `(operators,)`; with
+    `tokens` also `r_squared` and `skill` `(operators,)`; and in epochs with an
+    evaluation `replaced_perplexity` `(operators + 1,)`, entry n with the first
+    n blocks replaced by their operators. `eigenvalues.png`
     shows the newest spectra if Matplotlib is installed. Training is not
     changed by any of this.
 
@@ -23,11 +24,15 @@ class KoopmanMonitor(keras.callbacks.Callback):
 
     - `koopman_spectral_radius`: the largest over the operators.
     - `koopman_distance`: the mean over the operators.
+    - `koopman_held_out_r_squared`, `koopman_held_out_skill`: with `tokens`, the
+      means over the operators.
     - `koopman_contribution_fraction`: weighted Koopman loss over total loss,
       (total - LM) / total.
 
     Args:
         path: String or path of a directory, made if absent.
+        tokens: Int array `(n, N)`, held-out text for the model's
+            `evaluate_operators`, or None. Defaults to `None`.
         replaced_perplexity: Callable from a tuple of block indices to the
             perplexity with these blocks run by their operators, or None. It
             must leave the model as it found it. Defaults to `None`.
@@ -41,16 +46,22 @@ class KoopmanMonitor(keras.callbacks.Callback):
     Example:
     ```python
     monitor = KoopmanMonitor("run/koopman")
-    model.fit(dataset, epochs=10, callbacks=[KoopmanSchedule(), monitor])
+    model.fit(
+        dataset,
+        epochs=10,
+        shuffle=False,
+        callbacks=[KoopmanSchedule(), monitor],
+    )
     np.load("run/koopman/epoch_10.npz")["eigenvalues"]
     ```
     """
 
-    def __init__(self, path, replaced_perplexity=None, every=1):
+    def __init__(self, path, tokens=None, replaced_perplexity=None, every=1):
         super().__init__()
         if every < 1:
             raise ValueError(f"`every` must be at least 1. Received: {every}")
         self.path = pathlib.Path(path)
+        self.tokens = tokens
         self.replaced_perplexity = replaced_perplexity
         self.every = every
 
@@ -72,6 +83,8 @@ class KoopmanMonitor(keras.callbacks.Callback):
             ),
         }
         record["spectral_radius"] = np.abs(record["eigenvalues"]).max(axis=1)
+        if self.tokens is not None:
+            record |= model.evaluate_operators(self.tokens)
         if self.replaced_perplexity and (epoch + 1) % self.every == 0:
             record["replaced_perplexity"] = np.array(
                 [
@@ -86,6 +99,11 @@ class KoopmanMonitor(keras.callbacks.Callback):
                 record["spectral_radius"].max()
             )
             logs["koopman_distance"] = float(record["distance"].mean())
+            for name in ("r_squared", "skill"):
+                if name in record:
+                    logs[f"koopman_held_out_{name}"] = float(
+                        record[name].mean()
+                    )
             logs["koopman_contribution_fraction"] = (
                 model.koopman_measures()["contribution"] / logs["loss"]
             )

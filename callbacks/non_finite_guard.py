@@ -34,7 +34,9 @@ class NonFiniteGuard(keras.callbacks.Callback):
 
     Example:
     ```python
-    model.fit(dataset, callbacks=[KoopmanSchedule(), NonFiniteGuard()])
+    model.fit(
+        dataset, shuffle=False, callbacks=[KoopmanSchedule(), NonFiniteGuard()]
+    )
     ```
     """
 

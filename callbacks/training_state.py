@@ -58,6 +58,7 @@ class TrainingState(keras.callbacks.Callback):
         dataset,
         initial_epoch=state.initial_epoch,
         epochs=10,
+        shuffle=False,
         callbacks=[state],
     )
     ```
@@ -78,6 +79,7 @@ class TrainingState(keras.callbacks.Callback):
                     "Each of `callbacks` must have `get_state()` and "
                     f"`set_state(state)`. Received: {callback!r}"
                 )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.config = json.loads(json.dumps(config or {}))
         self.initial_epoch = 0
         self.history = {}

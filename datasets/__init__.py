@@ -2,7 +2,7 @@
 
 from .blocks import blocks
 from .byte_pair import BytePairVocabulary
-from .language_batches import EpochOrder, LanguageBatches
+from .language_batches import LanguageBatches
 from .stdlib import read_stdlib
 from .text import TextData, load_text, load_vocabulary
 from .text_file import read_text_file
@@ -11,7 +11,6 @@ from .wikitext2 import read_wikitext2
 
 __all__ = [
     "BytePairVocabulary",
-    "EpochOrder",
     "LanguageBatches",
     "TextData",
     "Vocabulary",

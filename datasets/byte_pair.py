@@ -86,7 +86,9 @@ class BytePairVocabulary:
             raise ValueError("`text` is empty: no merges can be trained.")
         try:
             import tokenizers
-        except ImportError as error:
+        except ModuleNotFoundError as error:
+            if error.name != "tokenizers":
+                raise
             raise ImportError(
                 "tokenizers, which trains byte pairs, is not installed. Run: "
                 'pip install "orrery[text]"'

@@ -5,6 +5,8 @@ import operator
 import keras
 import numpy as np
 
+from .vocabulary import check_ids
+
 
 class LanguageBatches(keras.utils.PyDataset):
     """Feeds blocks of text to `fit` and `evaluate` of a language model.
@@ -18,7 +20,7 @@ class LanguageBatches(keras.utils.PyDataset):
 
     The epoch advances after every complete pass. To be right whatever else
     happens (`initial_epoch`, an interrupted epoch, an `evaluate` between two
-    epochs), hand an `EpochOrder` callback to `fit`. Always call
+    epochs), hand it to a `TrainingState`, or call `set_epoch`. Always call
     `fit(..., shuffle=False)`: left at its default, Keras permutes the batches
     by the global state of Python's `random`, which no resumed run can repeat.
     An epoch that does not begin with batch 0 is therefore an error.
@@ -31,6 +33,10 @@ class LanguageBatches(keras.utils.PyDataset):
             Defaults to `True`.
         seed: int >= 0, first half of the order's key. Defaults to `0`.
         epoch: int >= 0, the first epoch. Defaults to `0`.
+        vocabulary_size: int, the ids allowed are `0 ... vocabulary_size - 1`.
+            A model cannot complain of others: a gather takes them from the
+            end of the table, or makes them NaN. Defaults to `None`, every id
+            that is not negative.
 
     Returns:
         Item `i` is `(inputs, y, sample_weight)` where `inputs` is the dict
@@ -40,8 +46,8 @@ class LanguageBatches(keras.utils.PyDataset):
     Raises:
         TypeError: if `x` or `y` are not integers.
         ValueError: if `x` and `y` are not both `(n, length)` with `n > 0`,
-            `y[:, :-1] != x[:, 1:]`, `batch_size` is below 1, or `seed` or
-            `epoch` is negative.
+            `y[:, :-1] != x[:, 1:]`, an id is out of range, `batch_size` is
+            below 1, or `seed` or `epoch` is negative.
 
     Example:
     >>> x = np.arange(12).reshape(3, 4)
@@ -55,7 +61,16 @@ class LanguageBatches(keras.utils.PyDataset):
     [[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]
     """
 
-    def __init__(self, x, y, batch_size=32, shuffle=True, seed=0, epoch=0):
+    def __init__(
+        self,
+        x,
+        y,
+        batch_size=32,
+        shuffle=True,
+        seed=0,
+        epoch=0,
+        vocabulary_size=None,
+    ):
         super().__init__()
         self.x = _int32(x, "x")
         self.y = _int32(y, "y")
@@ -69,6 +84,8 @@ class LanguageBatches(keras.utils.PyDataset):
             raise ValueError(
                 "`y` must hold the next tokens of `x`: y[:, t] == x[:, t + 1]."
             )
+        for ids in (self.x, self.y[:, -1]):
+            check_ids(ids, vocabulary_size)
         self.batch_size = _at_least(1, batch_size, "batch_size")
         self.shuffle = bool(shuffle)
         self.seed = _at_least(0, seed, "seed")
@@ -124,29 +141,6 @@ class LanguageBatches(keras.utils.PyDataset):
         if self._requested is not None and self._requested >= len(self):
             self.set_epoch(self.epoch + 1)
         self._requested = None
-
-
-class EpochOrder(keras.callbacks.Callback):
-    """Gives `LanguageBatches` the number of every epoch that `fit` begins.
-
-    Args:
-        batches: a `LanguageBatches`, the training data of `fit`.
-
-    Example:
-    ```python
-    model.fit(
-        batches, epochs=10, initial_epoch=3, shuffle=False,
-        callbacks=[EpochOrder(batches)],
-    )
-    ```
-    """
-
-    def __init__(self, batches):
-        super().__init__()
-        self.batches = batches
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.batches.set_epoch(epoch)
 
 
 def _int32(array, name):

@@ -8,7 +8,8 @@ def sample(states, sample_tokens=None):
     """At most `sample_tokens` (`None`: all) of `(batch, length, n)` states.
 
     Returns `(tokens, n)`, by a fixed stride over the flattened batch. The
-    stride is odd, to visit all positions of a sequence of even length.
+    stride is odd, to visit all positions of a sequence whose length is a power
+    of two; of another length it may leave positions out.
     """
     batch, length, size = ops.shape(states)
     states = ops.reshape(states, (-1, size))
@@ -58,7 +59,9 @@ class StreamingEDMD(keras.layers.Layer):
     >>> edmd.build((None, 2))
     >>> z = keras.random.normal((100, 2), seed=0)
     >>> edmd.update(z, 3 * z)
-    >>> keras.ops.round(edmd.solve(), 3)  # 3 I
+    >>> error = keras.ops.convert_to_numpy(edmd.solve()) - 3 * np.eye(2)
+    >>> bool(np.abs(error).max() < 1e-3)
+    True
 
     Reference:
         Hemati, Williams, Rowley: Dynamic mode decomposition for large and

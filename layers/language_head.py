@@ -3,7 +3,11 @@
 import keras
 from keras import ops
 
-from ..losses.fused_linear_crossentropy import fused_linear_crossentropy
+from .._backend import keep_freed_memory
+from ..losses.fused_linear_crossentropy import (
+    CHUNK_SIZE,
+    fused_linear_crossentropy,
+)
 
 
 @keras.saving.register_keras_serializable(package="orrery")
@@ -22,7 +26,7 @@ class LanguageHead(keras.layers.Layer):
             shared embedding belongs to the model that owns it and is passed
             again when that model is rebuilt; it is not part of the config.
         use_bias: bool, whether to add `b`. Defaults to `True`.
-        chunk_size: int, tokens per chunk of the fused loss. Defaults to 256.
+        chunk_size: int, tokens per chunk of the fused loss. Defaults to 128.
 
     Call arguments:
         hidden: float tensor `(B, N, d)`.
@@ -36,9 +40,9 @@ class LanguageHead(keras.layers.Layer):
         float tensor `(B, N, V)` without targets, float32 `(B, N)` with them.
 
     Raises:
-        ValueError: if `vocabulary_size` is below 2, if `embedding` has another
-            number of rows, or if a quantized head is called in training with
-            targets.
+        ValueError: if `vocabulary_size` is below 2, if `chunk_size` is below
+            1, if `embedding` has another number of rows, or if a quantized
+            head is called in training with targets.
 
     Example:
 
@@ -57,7 +61,7 @@ class LanguageHead(keras.layers.Layer):
         vocabulary_size,
         embedding=None,
         use_bias=True,
-        chunk_size=256,
+        chunk_size=CHUNK_SIZE,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -65,6 +69,11 @@ class LanguageHead(keras.layers.Layer):
             raise ValueError(
                 "`vocabulary_size` must be an integer of at least 2. "
                 f"Received: vocabulary_size={vocabulary_size}"
+            )
+        if not isinstance(chunk_size, int) or chunk_size < 1:
+            raise ValueError(
+                "`chunk_size` must be an integer of at least 1. "
+                f"Received: chunk_size={chunk_size}"
             )
         if embedding is not None and embedding.input_dim != vocabulary_size:
             raise ValueError(
@@ -86,6 +95,7 @@ class LanguageHead(keras.layers.Layer):
             )
 
     def build(self, input_shape):
+        keep_freed_memory()
         if self.projection is not None:
             self.projection.build(input_shape)
         if self.use_bias:

@@ -36,7 +36,7 @@ class Lift(keras.layers.Layer):
 
     Example:
     >>> lift = Lift(lift_dim=8, delays=1)
-    >>> lift(keras.ops.ones((2, 5, 3))).shape  # 2 * 3 + 1 + 8
+    >>> tuple(lift(keras.ops.ones((2, 5, 3))).shape)  # 2 * 3 + 1 + 8
     (2, 5, 15)
 
     Reference:

@@ -1,5 +1,6 @@
 """The cross-entropy of a linear head that never builds its logits."""
 
+import keras
 from keras import ops
 
 CHUNK_SIZE = 128
@@ -23,11 +24,12 @@ def fused_linear_crossentropy(
 
     The tokens pass in chunks of `chunk_size`, so the largest array is
     `(chunk_size, V)` and not `(T, V)`. While a chunk's logits S are there, the
-    forward pass also forms its gradient: `G = (softmax(S) - onehot(y)) w / T`,
-    `dH = G W^T`, `dW += H^T G`, `db += 1^T G`; the backward pass only scales
-    them by the upstream scalar. Three matrix products are all it costs, as
-    many as the naive head needs. Softmax and sums are float32 under any dtype
-    policy.
+    forward pass also forms its gradient: with `G = (softmax(S) - onehot(y)) w
+    / T`, `dH = G W^T`, `dW = H^T G`, `db = 1^T G`, the part of the softmax
+    chunk by chunk and the part of the targets at once. The backward pass only
+    scales them by the upstream scalar. Three matrix products are all it costs,
+    as many as the naive head needs. Softmax and sums are float32 under any
+    dtype policy.
 
     Args:
         hidden: float tensor `(..., d)`, the hidden states.
@@ -92,6 +94,8 @@ def fused_linear_crossentropy(
     targets = ops.pad(targets, ((0, missing),))
     weight = ops.pad(weight, ((0, missing),)) * scale
     has_bias = bias is not None
+    dtype = keras.backend.standardize_dtype(hidden.dtype)
+    in_16_bits = dtype in ("float16", "bfloat16")
     classes = kernel.shape[0 if transpose else 1]
 
     def logits(h, kernel, bias):
@@ -147,9 +151,11 @@ def fused_linear_crossentropy(
     def differentiate(hidden, kernel, bias):
         """The gradient with respect to the logits is `w (e / total - 1_y)`.
 
-        The softmax part is never formed: its factor per token scales the
-        narrow side of each product. The part of the target is a row of the
-        kernel, and a sum into one, both outside the loop.
+        `e / total` is never formed: its factor per token scales the narrow
+        side of each product. The part of the target is a row of the kernel,
+        and a sum into one, both outside the loop; but in 16 bits, where the
+        two parts of a sure prediction would cancel to their rounding, it is
+        taken from `e` in float32.
         """
         padded = ops.pad(hidden, ((0, missing), (0, 0)))
         rows = target_rows(kernel)
@@ -160,6 +166,9 @@ def fused_linear_crossentropy(
             h = chunk(padded, i)
             part, e, total = forward(h, chunk(target_logit, i), kernel, bias)
             share = chunk(weight, i)[:, None] / total
+            if in_16_bits:
+                one_hot = ops.one_hot(chunk(targets, i), classes)
+                e = e - total * ops.cast(one_hot, "float32")
             if has_bias:
                 # A product: XLA's CPU column sum costs ten times it.
                 d_bias = d_bias + ops.matmul(ops.transpose(share), e)[0]
@@ -185,18 +194,15 @@ def fused_linear_crossentropy(
                 ops.zeros(bias.shape, "float32"),
             ),
         )
-        w = ops.cast(weight, padded.dtype)[:, None]
-        d_hidden = d_hidden - w * rows
-        own = ops.segment_sum(
-            ops.cast(padded * w, "float32"), targets, num_segments=classes
-        )
-        if transpose:
-            d_kernel = ops.transpose(d_kernel) - own
-        else:
+        if not in_16_bits:
+            w = weight[:, None]
+            d_hidden = d_hidden - w * rows
+            own = ops.segment_sum(padded * w, targets, num_segments=classes)
             d_kernel = d_kernel - ops.transpose(own)
-        if has_bias:
             own = ops.segment_sum(weight, targets, num_segments=classes)
-            d_bias = d_bias - own
+            d_bias = d_bias - own if has_bias else d_bias
+        if transpose:
+            d_kernel = ops.transpose(d_kernel)
 
         def gradient(*args, upstream=None):
             # JAX and TensorFlow call gradient(upstream), PyTorch

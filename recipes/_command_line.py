@@ -16,10 +16,11 @@ BACKENDS = {
 }
 
 
-def parser(description):
+def parser(description, trains=True):
     """An argument parser with the flags that every recipe has.
 
-    The recipe adds its own, then calls `parse`.
+    The recipe adds its own, then calls `parse`. A script that only measures
+    has no use for those of training: `trains=False`.
     """
     flags = argparse.ArgumentParser(
         description=description,
@@ -45,9 +46,17 @@ def parser(description):
         "not given",
     )
     add(
+        "--smoke",
+        action="store_true",
+        help="a few steps of everything, in under a minute",
+    )
+    if not trains:
+        flags.set_defaults(resume=False, devices=1)
+        return flags
+    add(
         "--resume",
         action="store_true",
-        help="continue the interrupted run in --out",
+        help="continue the interrupted run in --out, with the same flags",
     )
     add(
         "--devices",
@@ -56,11 +65,6 @@ def parser(description):
         help="devices that share each batch, of all hosts together (JAX "
         "only); every host runs the same command with KERAS_DISTRIBUTION_"
         "JOB_ADDRESSES, _NUM_PROCESSES and _PROCESS_ID set (untested)",
-    )
-    add(
-        "--smoke",
-        action="store_true",
-        help="a few steps of everything, in under a minute",
     )
     return flags
 

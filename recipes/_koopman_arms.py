@@ -15,6 +15,8 @@ from orrery.zoo.registry import load
 OPERATOR_SCHEDULE = {**SCHEDULE, "warmup": 0, "ramp": 1}
 FIRST_SHARE, LAST_SHARE = 0.9, 0.75
 MOST_FALLBACK = 0.2
+# Of the validation text, enough to see each epoch how operators predict.
+HELD_OUT_BLOCKS = 64
 WITHOUT_OPERATORS = {"koopman": None, "replacement": 0.0}
 
 
@@ -41,10 +43,11 @@ def train_arm(arm, model, data, blocks, arguments, settings):
     """Train one arm, its operators' own epochs included; what was measured."""
     measured = count_weights(model)
     folder = arguments.out / arm
+    held_out = blocks["valid"][0][:HELD_OUT_BLOCKS]
     guard = NonFiniteGuard("disable")
     callbacks = [guard]
     if arm == "koopman":
-        monitor = KoopmanMonitor(folder / "operators")
+        monitor = KoopmanMonitor(folder / "operators", held_out)
         callbacks = [KoopmanSchedule(**SCHEDULE), guard, monitor]
     history = train(
         model, data, folder, settings[arm], callbacks, arguments.resume
@@ -59,7 +62,7 @@ def train_arm(arm, model, data, blocks, arguments, settings):
         callbacks = [
             KoopmanSchedule(**OPERATOR_SCHEDULE),
             NonFiniteGuard("disable"),
-            KoopmanMonitor(folder / "operators"),
+            KoopmanMonitor(folder / "operators", held_out),
         ]
         history = train(
             model,

@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import numpy as np
 from _training import token_losses
 from orrery.zoo.kneser_ney import KneserNey
@@ -22,32 +23,38 @@ def count_words(data, blocks):
     }
 
 
-def replace(model, blocks, batch_size):
+def replace(model, blocks, batch_size, seed):
     """Validation perplexity with the first 0 .. L blocks replaced.
 
     The same weights of the model every time; by its own operators and by the
-    controls: the same lift solved by exact EDMD after training, an affine
-    least-squares map with and without delays, and leaving the block out.
+    controls: K solved by exact EDMD after training, with the operators' own
+    lift and with a random one of the same size; an affine least-squares map
+    with and without delays; and leaving the block out.
     """
     lift = {
         key: model.koopman[key]
         for key in ("delays", "lift_dim")
         if key in model.koopman
     }
-    kinds = {
-        "fitted afterwards by EDMD": lift,
-        "affine least squares, delays": {**lift, "lift_dim": 0},
-        "affine least squares": {"lift_dim": 0},
-    }
+    tokens = blocks["train"][0]
+
+    def fitted(koopman, own_lift=False):
+        # The random lift is the same after an interruption.
+        keras.utils.set_random_seed(seed)
+        probe = model.with_operators(koopman)
+        if own_lift:
+            for own, new in zip(model.operators, probe.operators, strict=True):
+                new.lift.set_weights(own.lift.get_weights())
+        probe.fit_operators(tokens, batch_size)
+        return probe
+
     # A fresh operator is the identity map: it leaves its block out.
     probes = {
         "own operators": lambda: model,
-        **{
-            kind: lambda koopman=koopman: fitted(
-                model, koopman, blocks["train"][0], batch_size
-            )
-            for kind, koopman in kinds.items()
-        },
+        "own lift, K by EDMD": lambda: fitted(lift, own_lift=True),
+        "random lift, K by EDMD": lambda: fitted(lift),
+        "affine least squares, delays": lambda: fitted({**lift, "lift_dim": 0}),
+        "affine least squares": lambda: fitted({"lift_dim": 0}),
         "block left out": lambda: model.with_operators({"lift_dim": 0}),
     }
     curves = {}
@@ -56,12 +63,6 @@ def replace(model, blocks, batch_size):
         values = " ".join(f"{value:,.1f}" for value in curves[kind])
         print(f"{kind}: {values}", flush=True)
     return curves
-
-
-def fitted(model, koopman, tokens, batch_size):
-    probe = model.with_operators(koopman)
-    probe.fit_operators(tokens, batch_size)
-    return probe
 
 
 def replaced_curve(model, x, y, batch_size):

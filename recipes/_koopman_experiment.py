@@ -24,7 +24,7 @@ from orrery.zoo.registry import load
 
 # An epoch on two CPU cores.
 PACE = {
-    "koopman_lm_stdlib": "twenty seconds",
+    "koopman_lm_stdlib": "half a minute",
     "koopman_lm_small": "six minutes",
 }
 
@@ -84,7 +84,9 @@ def run(arguments):
         write_json(folder / "metrics.json", measured)
     if "koopman" in arguments.arms:
         model = load(folder / "model.keras")
-        measured["replaced"] = replace(model, blocks, arguments.batch_size)
+        measured["replaced"] = replace(
+            model, blocks, arguments.batch_size, arguments.seed
+        )
         write_json(folder / "metrics.json", measured)
         sample = generate(model, data, arguments)
         (folder / "sample.txt").write_text(sample + "\n", encoding="utf-8")

@@ -103,8 +103,13 @@ def _draw(folder, metrics, histories):
             ("koopman_linear", "relative error, lifted"),
             ("koopman_state", "relative error, state"),
             ("koopman_skill", "skill against identity"),
+            ("koopman_held_out_skill", "skill, validation text"),
+            ("koopman_held_out_r_squared", "R², validation text"),
         ):
-            error.plot(history["epoch"], history[key], marker="o", label=name)
+            if key in history:
+                error.plot(
+                    history["epoch"], history[key], marker="o", label=name
+                )
         error.set(xlabel="epoch", title="How well the operators predict")
         error.axhline(0, color="0.8", linewidth=1)
         error.legend()

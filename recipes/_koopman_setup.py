@@ -22,6 +22,8 @@ DEFAULTS = {
         "learning_rate": 2e-3,
     },
 }
+# A saved model has its architecture, and learns a new text slowly.
+FINE_TUNING = {"preset": None, "learning_rate": 5e-4}
 SCHEDULE = {"warmup": 1, "ramp": 2, "max_weight": 0.05}
 SMOKE_BLOCKS = 64
 SAMPLE_LENGTH = 60
@@ -30,22 +32,13 @@ SAMPLE_LENGTH = 60
 def complete(arguments):
     """Fill in what depends on the data set; refuse what does not fit."""
     defaults = DEFAULTS.get(arguments.dataset, DEFAULTS["stdlib"])
+    if arguments.start_from:
+        defaults = {**defaults, **FINE_TUNING}
     for name, value in defaults.items():
         if getattr(arguments, name) is None:
-            if name != "preset" or not arguments.start_from:
-                setattr(arguments, name, value)
-    if arguments.start_from:
-        for name, least in (("preset", None), ("precision", "float32")):
-            if getattr(arguments, name) != least:
-                raise SystemExit(
-                    f"--start-from trains a saved model as it is; --{name} "
-                    f"{getattr(arguments, name)} cannot change it"
-                )
-    elif arguments.preset not in KoopmanLM.presets:
-        raise SystemExit(
-            f"--preset must be one of {sorted(KoopmanLM.presets)}; got "
-            f"{arguments.preset!r}"
-        )
+            setattr(arguments, name, value)
+    if not arguments.start_from:
+        check_preset(arguments.preset)
     if arguments.smoke:
         arguments.epochs = min(arguments.epochs, 2)
         arguments.operator_epochs = min(arguments.operator_epochs, 1)
@@ -53,6 +46,13 @@ def complete(arguments):
         name = pathlib.Path(str(arguments.dataset)).stem
         arguments.out = default_folder(
             f"koopman_lm-{name}-{arguments.backend}", arguments.resume
+        )
+
+
+def check_preset(name):
+    if name not in KoopmanLM.presets:
+        raise SystemExit(
+            f"--preset must be one of {sorted(KoopmanLM.presets)}; got {name!r}"
         )
 
 

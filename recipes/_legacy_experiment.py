@@ -30,19 +30,11 @@ def run(arguments):
     """Train one seed, with its leak and its faults, and say how it compares."""
     arguments.preset = arguments.preset or PRESET
     arguments.epochs = arguments.epochs or EPOCHS
-    for name, given, allowed in (
-        ("preset", arguments.preset, sorted(ResNetBK.presets)),
-        ("learning-rate", arguments.learning_rate, [None, LEARNING_RATE]),
-        ("precision", arguments.precision, ["float32"]),
-        ("devices", arguments.devices, [1]),
-        ("tokenizer", arguments.tokenizer, ["word"]),
-        ("start-from", arguments.start_from, [None]),
-        ("operator-epochs", arguments.operator_epochs, [None]),
-    ):
-        if given not in allowed:
-            raise SystemExit(
-                f"--protocol legacy takes --{name} from {allowed}; got {given}"
-            )
+    if arguments.preset not in ResNetBK.presets:
+        raise SystemExit(
+            "--protocol legacy takes --preset from "
+            f"{sorted(ResNetBK.presets)}; got {arguments.preset}"
+        )
     folder = arguments.out or default_folder(
         f"koopman_lm-legacy-{arguments.backend}", arguments.resume
     )

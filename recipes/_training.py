@@ -50,11 +50,18 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     limit, batch_size = config["limit"], config["batch_size"]
     x, y = data.blocks("train")
+    size = len(data.vocabulary)
     batches = LanguageBatches(
-        x[:limit], y[:limit], batch_size, seed=config["seed"]
+        x[:limit],
+        y[:limit],
+        batch_size,
+        seed=config["seed"],
+        vocabulary_size=size,
     )
     x, y = data.blocks("valid")
-    valid = LanguageBatches(x[:limit], y[:limit], batch_size, shuffle=False)
+    valid = LanguageBatches(
+        x[:limit], y[:limit], batch_size, shuffle=False, vocabulary_size=size
+    )
     if compile_model is not None:
         compile_model(model)
     else:
@@ -103,7 +110,9 @@ def check_state(folder, config, resume):
 
 def token_losses(model, x, y, batch_size):
     """Negative log-likelihood of every target, float32 `(n, length)`."""
-    batches = LanguageBatches(x, y, batch_size, shuffle=False)
+    batches = LanguageBatches(
+        x, y, batch_size, shuffle=False, vocabulary_size=model.vocabulary_size
+    )
     return model.predict(batches, verbose=0)[: len(x)]
 
 

@@ -20,6 +20,17 @@ from _koopman_report import training_seconds
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN_BLOCKS, GOLDEN_LENGTH = 2, 8
 PICTURES = ("curves.png", "koopman.png", "replaced.png")
+KOOPMAN_COLUMNS = {
+    "koopman weight": "koopman_weight",
+    "contribution to the loss": "koopman_contribution_fraction",
+    "lifted error": "koopman_linear",
+    "state error": "koopman_state",
+    "skill": "koopman_skill",
+    "held-out skill": "koopman_held_out_skill",
+    "held-out R2": "koopman_held_out_r_squared",
+    "spectral radius": "koopman_spectral_radius",
+    "distance from identity": "koopman_distance",
+}
 VOCABULARY = ("vocabulary.txt", "vocabulary.json", "merges.txt")
 
 
@@ -35,10 +46,13 @@ def main():
         for file in ("config", "metrics")
     )
     write_tables(arguments.name, run, config, metrics)
-    for picture in PICTURES:
-        shutil.copy(
-            run / picture, ROOT / "results" / f"{arguments.name}_{picture}"
-        )
+    pictures = {picture: run / picture for picture in PICTURES}
+    for phase in ("koopman", "koopman/operators_only"):
+        path = run / phase / "operators" / "eigenvalues.png"
+        if path.exists():
+            pictures["eigenvalues.png"] = path
+    for picture, path in pictures.items():
+        shutil.copy(path, ROOT / "results" / f"{arguments.name}_{picture}")
     os.environ.setdefault("KERAS_BACKEND", config["arguments"]["backend"])
 
     import numpy as np
@@ -104,26 +118,29 @@ def write_tables(name, run, config, metrics):
             for kind, curve in curves.items()
         ],
     )
-    rows = []
-    for arm in metrics["arms"]:
-        path = run / arm / "history.csv"
-        if path.exists():
-            with open(path, newline="", encoding="utf-8") as file:
-                for epoch in csv.DictReader(file):
-                    rows.append(
-                        {
-                            "arm": arm,
-                            "epoch": epoch["epoch"],
-                            "training perplexity": _short(epoch["perplexity"]),
-                            "valid perplexity": _short(epoch["val_perplexity"]),
-                            "koopman weight": epoch.get("koopman_weight", ""),
-                            "contribution to the loss": epoch.get(
-                                "koopman_contribution_fraction", ""
-                            ),
-                            "seconds": round(float(epoch["seconds"])),
-                        }
-                    )
-    write(ROOT / "results" / f"{name}_curve.csv", rows)
+    write(ROOT / "results" / f"{name}_curve.csv", list(curve(run, metrics)))
+
+
+def curve(run, metrics):
+    """The epochs of every arm, the operators' own under a name of theirs."""
+    phases = {arm: run / arm for arm in metrics["arms"]}
+    phases["koopman, operators alone"] = run / "koopman" / "operators_only"
+    for phase, folder in phases.items():
+        if not (folder / "history.csv").exists():
+            continue
+        with open(folder / "history.csv", newline="", encoding="utf-8") as file:
+            for epoch in csv.DictReader(file):
+                yield {
+                    "arm": phase,
+                    "epoch": epoch["epoch"],
+                    "training perplexity": _short(epoch["perplexity"]),
+                    "valid perplexity": _short(epoch["val_perplexity"]),
+                    **{
+                        column: _short(epoch[key], 4) if key in epoch else ""
+                        for column, key in KOOPMAN_COLUMNS.items()
+                    },
+                    "seconds": round(float(epoch["seconds"])),
+                }
 
 
 def metadata(arguments, config, metrics, model):
@@ -222,8 +239,8 @@ def write(path, rows):
         writer.writerows(rows)
 
 
-def _short(value):
-    return round(float(value), 2)
+def _short(value, digits=2):
+    return round(float(value), digits)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ def generate(
     Each prompt is read and continued by the same loop over `model.step`, whose
     state is all that is kept of the past: a key-value cache for attention, a
     few numbers for a recurrence. Rows of a batch may have prompts of different
-    lengths; each is continued as it would be alone. The loop is compiled once
-    for each batch size, `max_length` and choice of sampler.
+    lengths; by the greedy sampler each is continued as it would be alone. The
+    loop is compiled once for each batch size, `max_length` and choice of
+    sampler.
 
     Args:
         model: a built language model with the methods `initial_state` and

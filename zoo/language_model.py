@@ -58,6 +58,8 @@ class LanguageModel(keras.Model):
             filters: what to quantize instead, as in Keras.
             **kwargs: passed on to Keras.
         """
+        # Compiled loops of `generate` hold the variables they were made with.
+        vars(self).pop("_generation_loops", None)
         filters = _is_matrix_product if filters is None else filters
         super().quantize(mode, config=config, filters=filters, **kwargs)
 

@@ -16,7 +16,7 @@ def read_prompts(prompt, vocabulary, vocabulary_size):
         they were a batch.
 
     Raises:
-        TypeError: if ids are not integers.
+        TypeError: if ids are not integers, or text and ids are mixed.
         ValueError: if a prompt is empty or out of range, or text is given
             without a vocabulary.
     """
@@ -25,6 +25,11 @@ def read_prompts(prompt, vocabulary, vocabulary_size):
     )
     rows = prompt if is_batch else [prompt]
     is_text = isinstance(rows[0], str)
+    if any(isinstance(row, str) != is_text for row in rows):
+        raise TypeError(
+            "`prompt` must be text in every row, or ids in every row. "
+            f"Received: {prompt!r}"
+        )
     if is_text and vocabulary is None:
         raise ValueError(
             "A text `prompt` needs a `vocabulary` to encode it. Received: "

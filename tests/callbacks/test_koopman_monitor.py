@@ -95,18 +95,37 @@ def test_watching_changes_no_weight(tmp_path):
         model = KoopmanLM(11, 8, 2, 2, dropout=0.0, koopman={"lift_dim": 4})
         model.compile("adam")
         batches = LanguageBatches(tokens[:, :-1], tokens[:, 1:], batch_size=8)
-        model.fit(
-            batches, epochs=2, callbacks=callbacks, shuffle=False, verbose=0
+        found = model.fit(
+            batches,
+            epochs=2,
+            callbacks=callbacks(model),
+            shuffle=False,
+            verbose=0,
         )
-        return model.get_weights()
+        return model.get_weights(), found.history
 
-    def perplexity(indices):
-        return 1.0
+    def watch(model):
+        def perplexity(indices):
+            model.set_replaced(indices)
+            losses = model.predict(
+                {"tokens": tokens[:4, :-1], "targets": tokens[:4, 1:]},
+                verbose=0,
+            )
+            model.set_replaced(())
+            return np.exp(losses.mean())
 
-    watched = weights([KoopmanMonitor(tmp_path, perplexity), NonFiniteGuard()])
-    for one, other in zip(watched, weights([]), strict=True):
+        monitor = KoopmanMonitor(tmp_path, tokens[:4], perplexity)
+        return [monitor, NonFiniteGuard()]
+
+    watched, history = weights(watch)
+    bare, bare_history = weights(lambda model: [])
+    for one, other in zip(watched, bare, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert (tmp_path / "epoch_2.npz").exists()
+    assert history["loss"] == bare_history["loss"]
+    last = np.load(tmp_path / "epoch_2.npz")
+    assert history["koopman_held_out_skill"][1] == last["skill"].mean()
+    curve = last["replaced_perplexity"]
+    assert curve.shape == (3,) and len(set(curve.tolist())) == 3
 
 
 def test_bad_input_is_named(tmp_path):

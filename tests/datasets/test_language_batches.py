@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 from orrery.datasets.blocks import blocks
-from orrery.datasets.language_batches import EpochOrder, LanguageBatches
+from orrery.datasets.language_batches import LanguageBatches
 
 VOCABULARY = 50
 X, Y = blocks(np.random.default_rng(0).integers(2, VOCABULARY, 22 * 9), 8)
@@ -31,6 +31,13 @@ class Recorder(LanguageBatches):
         )
 
 
+def follow(batches):
+    """Gives the batches the number of every epoch that `fit` begins."""
+    return keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: batches.set_epoch(epoch)
+    )
+
+
 def tiny_model(seed=0):
     keras.utils.set_random_seed(seed)
     tokens = keras.Input((None,), dtype="int32", name="tokens")
@@ -50,6 +57,15 @@ def tiny_model(seed=0):
 
 def expected(seed, epoch):
     return X[np.random.default_rng([seed, epoch]).permutation(len(X))]
+
+
+@pytest.mark.parametrize("wrong", [-1, VOCABULARY])
+def test_ids_out_of_range(wrong):
+    for place in ((0, 0), (3, -1)):
+        ids = np.concatenate([X, Y[:, -1:]], axis=1)
+        ids[place] = wrong
+        with pytest.raises(ValueError, match=f"Received: {wrong}"):
+            LanguageBatches(ids[:, :-1], ids[:, 1:], vocabulary_size=VOCABULARY)
 
 
 def test_shapes_and_padding():
@@ -102,7 +118,7 @@ def test_fit_visits_every_epoch_in_its_order(first, callback):
         X, Y, batch_size=8, seed=7, epoch=0 if callback else first
     )
     valid = LanguageBatches(X, Y, batch_size=8, shuffle=False)
-    callbacks = [batches.watch()] + [EpochOrder(batches)] * callback
+    callbacks = [batches.watch()] + [follow(batches)] * callback
     tiny_model().fit(
         batches,
         epochs=first + 3,
@@ -130,7 +146,7 @@ def test_an_interrupted_epoch_is_repeated():
         batches,
         epochs=1,
         shuffle=False,
-        callbacks=[EpochOrder(batches), batches.watch()],
+        callbacks=[follow(batches), batches.watch()],
         verbose=0,
     )
     np.testing.assert_array_equal(
@@ -146,7 +162,7 @@ def test_a_resumed_run_has_the_history_of_an_uninterrupted_one():
             initial_epoch=first,
             epochs=last,
             shuffle=False,
-            callbacks=[EpochOrder(batches)],
+            callbacks=[follow(batches)],
             verbose=0,
         ).history["loss"]
 

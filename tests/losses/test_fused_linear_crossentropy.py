@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 from orrery.losses import fused_linear_crossentropy
+from orrery.testing.gradients import gradients as differentiate
 
 TOKENS, WIDTH, VOCABULARY = 37, 8, 50
 
@@ -131,13 +132,52 @@ def test_extreme_logits_stay_finite():
     assert np.isfinite(ops.convert_to_numpy(nll)).all()
 
 
-def test_batched_shape_and_half_precision():
+def test_batched_shape():
     hidden = keras.random.normal((2, 9, WIDTH), dtype="bfloat16", seed=0)
     kernel = keras.random.normal((WIDTH, 20), dtype="bfloat16", seed=1)
     targets = ops.zeros((2, 9), "int32")
     loss, nll = fused_linear_crossentropy(hidden, kernel, targets)
     assert keras.backend.standardize_dtype(loss.dtype) == "float32"
     assert tuple(nll.shape) == (2, 9)
+
+
+@pytest.mark.parametrize("certainty", [0.0, 4.0])
+def test_gradient_in_bfloat16(certainty):
+    """Close to that of float64 also where the model is nearly sure."""
+    generator = np.random.default_rng(0)
+    kernel = generator.normal(size=(20, 32)).astype("float32")
+    targets = generator.integers(0, 20, TOKENS)
+    hidden = generator.normal(size=(TOKENS, 32)) * 0.1
+    hidden = (hidden + 0.1 * certainty * kernel[targets]).astype("float32")
+
+    def rounded(array):
+        return ops.convert_to_numpy(
+            ops.cast(ops.cast(array, "bfloat16"), "float32")
+        )
+
+    hidden, kernel = rounded(hidden), rounded(kernel)
+
+    def loss(hidden, kernel):
+        hidden, kernel = (ops.cast(a, "bfloat16") for a in (hidden, kernel))
+        return fused_linear_crossentropy(
+            hidden, kernel, targets, transpose=True, chunk_size=16
+        )[0]
+
+    logits = rounded(hidden.astype("float64") @ kernel.T).astype("float64")
+    softmax = np.exp(logits - logits.max(axis=1, keepdims=True))
+    softmax /= softmax.sum(axis=1, keepdims=True)
+    if certainty:
+        assert softmax[np.arange(TOKENS), targets].mean() > 0.99
+    softmax[np.arange(TOKENS), targets] -= 1.0
+    expected = (softmax @ kernel / TOKENS, softmax.T @ hidden / TOKENS)
+    for found, exact in zip(
+        differentiate(loss, [hidden, kernel]), expected, strict=True
+    ):
+        norm = np.linalg.norm(exact, axis=1)
+        error = np.linalg.norm(found - exact, axis=1)
+        # The logits are rounded to 16 bits: a step is 6 % of a probability.
+        large = norm > 1e-3 * norm.max()
+        assert (error[large] < 0.15 * norm[large]).all()
 
 
 @pytest.mark.skipif(

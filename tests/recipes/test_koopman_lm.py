@@ -238,11 +238,18 @@ def test_scores_any_text(run, tmp_path):
         (["--prompt", ""], "--prompt"),
         (["--seed", "-1"], "--seed"),
         (["--precision", "float8"], "--precision"),
-        (["--evaluate", "no_such_model", "no_such_file"], "no_such_model"),
+        (["--evaluate", "model", "file"], "--out has no effect"),
+        (["--start-from", "x", "--precision", "mixed_bfloat16"], "--precision"),
+        (["--learning-rate", "0"], "--learning-rate"),
     ],
 )
 def test_bad_input_is_named(flags, message, tmp_path, stopped):
     assert message in stopped("--smoke", "--out", tmp_path, *flags)
+
+
+def test_a_model_to_score_that_is_not_there(stopped):
+    message = stopped("--evaluate", "no_such_model", "no_such_file")
+    assert "no_such_model" in message
 
 
 def test_unknown_and_missing_backends(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 from orrery.datasets import LanguageBatches
 from orrery.layers import LinearRecurrence
+from orrery.losses import KoopmanConsistency
 from orrery.metrics import Perplexity
 from orrery.optimizers import adamw_cosine
 from orrery.zoo import KoopmanLM
@@ -161,12 +162,34 @@ def test_koopman_forward_is_the_tensor_of_the_loss():
     rng = np.random.default_rng(3)
     operator.kernel.assign(0.1 * rng.normal(size=operator.kernel.shape))
     h = model.token_embedding(TOKENS)
-    z = ops.reshape(operator.lift(h), (4 * LENGTH, -1))
-    in_loss = operator.decode(operator.advance(z))
+    in_loss = []
+
+    class Recording(KoopmanConsistency):
+        def __call__(self, z_next, z_predicted, x_next, x_predicted):
+            in_loss.append(ops.convert_to_numpy(x_predicted))
+            return super().__call__(z_next, z_predicted, x_next, x_predicted)
+
+    operator.consistency(h, model.blocks[0](h), Recording())
     in_forward = ops.reshape(operator(h), (4 * LENGTH, -1))
-    np.testing.assert_array_equal(
-        ops.convert_to_numpy(in_loss), ops.convert_to_numpy(in_forward)
-    )
+    np.testing.assert_array_equal(in_loss[0], ops.convert_to_numpy(in_forward))
+
+
+def test_operators_are_measured_on_text():
+    model = make(koopman=KOOPMAN)
+    model.fit_operators(TOKENS)
+    found = model.evaluate_operators(TOKENS, batch_size=3)
+    states = [ops.convert_to_numpy(h) for h in model.trajectory(TOKENS)]
+    for index, operator in enumerate(model.operators):
+        x, x_next = states[index : index + 2]
+        error = np.sum((ops.convert_to_numpy(operator(x)) - x_next) ** 2)
+        variance = np.sum((x_next - x_next.mean(axis=(0, 1))) ** 2)
+        increment = np.sum((x_next - x) ** 2)
+        for name, below in (("r_squared", variance), ("skill", increment)):
+            expected = 1 - error / below
+            assert found[name][index] == pytest.approx(expected, abs=1e-4)
+            assert 0 < found[name][index] <= 1
+    with pytest.raises(ValueError, match="koopman=None"):
+        make().evaluate_operators(TOKENS)
 
 
 @pytest.mark.parametrize("operator", ["edmd", "gradient"])
