@@ -112,6 +112,10 @@ def _draw(folder, metrics, histories):
                 )
         error.set(xlabel="epoch", title="How well the operators predict")
         error.axhline(0, color="0.8", linewidth=1)
+        # Operators that were not trained yet may leave the picture.
+        error.set_ylim(bottom=max(-1.05, error.get_ylim()[0]))
+        for axes in (weight, error):
+            axes.xaxis.get_major_locator().set_params(integer=True)
         error.legend()
         save(figure, "koopman.png")
         for phase in ("koopman/operators_only", "koopman"):
