@@ -44,15 +44,16 @@ def main(argv=None):
     arguments.operator_epochs = 0
     arguments.precision = "float32"
     arguments.resume = True
+    text = pathlib.Path(arguments.dataset).stem
     root = arguments.out or pathlib.Path(
-        f"runs/koopman_arms-{arguments.dataset}-{arguments.backend}"
+        f"runs/koopman_arms-{text}-{arguments.backend}"
         + ("-smoke" if arguments.smoke else "")
     )
     from _measure import results_file, write_csv
 
     rows = run(arguments, root)
     path = results_file(
-        f"koopman_arms_{arguments.preset}_{arguments.dataset}",
+        f"koopman_arms_{arguments.preset}_{text}",
         ["keras", arguments.backend],
         smoke=arguments.smoke,
     )

@@ -58,8 +58,9 @@ class LanguageModel(keras.Model):
             filters: what to quantize instead, as in Keras.
             **kwargs: passed on to Keras.
         """
-        # Compiled loops of `generate` hold the variables they were made with.
-        vars(self).pop("_generation_loops", None)
+        # What was compiled holds the variables it was made with.
+        for compiled in ("_generation_loops", "_prediction"):
+            vars(self).pop(compiled, None)
         filters = _is_matrix_product if filters is None else filters
         super().quantize(mode, config=config, filters=filters, **kwargs)
 

@@ -113,7 +113,10 @@ def test_a_quantized_model_is_saved_smaller(saved, tmp_path):
 def test_operators_and_recurrences_stay_float(saved):
     model = load(saved)
     before = [weight.dtype for weight in model.operators[0].weights]
+    skill = model.evaluate_operators(text()[0])["skill"]
     model.quantize("int8")
+    # They are measured against the quantized blocks.
+    assert (model.evaluate_operators(text()[0])["skill"] != skill).all()
     assert [weight.dtype for weight in model.operators[0].weights] == before
     assert model.blocks[0].mixer.nu.dtype == "float32"
 
