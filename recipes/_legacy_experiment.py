@@ -1,15 +1,18 @@
 """The original network under its own protocol, beside its published curve."""
 
+import csv
+import importlib.util
+
 import keras
 from _command_line import default_folder, open_folder, versions, write_json
 from _training import check_state, summarize, token_losses, train
 from orrery.callbacks import NonFiniteGuard
 from orrery.datasets import load_text
 from orrery.metrics import Perplexity
-from orrery.zoo.legacy.resnet_bk import (
-    ResNetBK,
+from orrery.zoo.legacy.resnet_bk import ResNetBK
+from orrery.zoo.legacy.resnet_bk_koopman import operator_change
+from orrery.zoo.legacy.resnet_bk_training import (
     compile_as_published,
-    operator_change,
     published_callbacks,
 )
 
@@ -89,7 +92,13 @@ def run(arguments):
             for before, after in zip(initial, operators(model), strict=True)
         ]
     write_json(folder / "metrics.json", measured)
-    report(folder, arguments, history, measured)
+    rows = beside_published(arguments, history)
+    with open(folder / "curve.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    draw(folder / "curve.png", rows)
+    report(folder, arguments, rows, measured)
     print(f"\nWrote {folder}/report.md")
 
 
@@ -107,7 +116,52 @@ def score(model, x, y, data, arguments):
     return summarize(losses, y, data.vocabulary.unknown_id)
 
 
-def report(folder, arguments, history, measured):
+def beside_published(arguments, history):
+    """A row per epoch; the published curve where the data are the same."""
+    compare = arguments.dataset == "wikitext2" and not arguments.smoke
+    published = PUBLISHED if compare else []
+    curves = zip(
+        history["val_batch_mean_perplexity"],
+        history["val_perplexity"],
+        strict=True,
+    )
+    return [
+        {
+            "preset": arguments.preset,
+            "seed": arguments.seed,
+            "epoch": epoch + 1,
+            "batch-mean perplexity": round(own, 2),
+            "token-weighted": round(weighted, 2),
+            "published": published[epoch] if epoch < len(published) else "",
+        }
+        for epoch, (own, weighted) in enumerate(curves)
+    ]
+
+
+def draw(path, rows):
+    if importlib.util.find_spec("matplotlib") is None:
+        print("No picture: pip install 'orrery[plot]' draws it.")
+        return
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for column in ("batch-mean perplexity", "published"):
+        points = [(row["epoch"], row[column]) for row in rows if row[column]]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker="o", label=column)
+    axes.set(
+        xlabel="epoch",
+        ylabel="validation perplexity",
+        title="ResNet-BK, faults included",
+        ylim=(0, None),
+    )
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def report(folder, arguments, rows, measured):
     """The curve beside the published one, and what Koopman-forward gives."""
     lines = [
         "# The original ResNet-BK, reproduced",
@@ -115,25 +169,16 @@ def report(folder, arguments, history, measured):
         f"`{arguments.preset}`, data `{arguments.dataset}`, seed "
         f"{arguments.seed}, backend {arguments.backend}. Every core sees the "
         "token it is to predict: these perplexities are not a language "
-        "model's.",
+        "model's. Published: a fresh run, with the physics term.",
         "",
-        "| epoch | batch-mean perplexity | token-weighted | "
-        "published (fresh, with physics) |",
+        "| epoch | batch-mean perplexity | token-weighted | published |",
         "|---|---|---|---|",
+        *(
+            f"| {row['epoch']} | {row['batch-mean perplexity']:.1f} | "
+            f"{row['token-weighted']:.1f} | {row['published'] or '-'} |"
+            for row in rows
+        ),
     ]
-    compare = arguments.dataset == "wikitext2" and not arguments.smoke
-    for epoch, (own, weighted) in enumerate(
-        zip(
-            history["val_batch_mean_perplexity"],
-            history["val_perplexity"],
-            strict=True,
-        )
-    ):
-        known = compare and epoch < len(PUBLISHED)
-        published = f"{PUBLISHED[epoch]:.1f}" if known else "-"
-        lines.append(
-            f"| {epoch + 1} | {own:.1f} | {weighted:.1f} | {published} |"
-        )
     if "koopman_forward" in measured:
         standard, forward = (
             measured[key]["perplexity"] for key in ("valid", "koopman_forward")
@@ -145,7 +190,7 @@ def report(folder, arguments, history, measured):
             + (
                 f" (published, from a warm start: {PUBLISHED_FORWARD:,.0f}, "
                 "17.9 times)."
-                if compare
+                if rows[0]["published"]
                 else "."
             ),
             "",

@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 from keras import ops
 from orrery.testing import compare_backends
-from orrery.zoo.legacy import resnet_bk
-from orrery.zoo.legacy.resnet_bk import (
-    ArgmaxExperts,
+from orrery.zoo.legacy.resnet_bk import ResNetBK
+from orrery.zoo.legacy.resnet_bk_blocks import ArgmaxExperts
+from orrery.zoo.legacy.resnet_bk_koopman import (
+    KoopmanBranch,
+    operator_change,
+    wrong_pseudo_inverse,
+)
+from orrery.zoo.legacy.resnet_bk_resolvent import MODES, resolvent_diagonal
+from orrery.zoo.legacy.resnet_bk_training import (
     BatchMeanPerplexity,
     DynamicModeDecomposition,
-    KoopmanBranch,
     PublishedSchedule,
-    ResNetBK,
     compile_as_published,
-    operator_change,
     published_callbacks,
-    resolvent_diagonal,
-    wrong_pseudo_inverse,
 )
 
 # Keras names the gates and psi on the backends that return no gradient.
@@ -97,7 +98,7 @@ def dense_diagonal(potential, mode):
     )
 
 
-@pytest.mark.parametrize("mode", resnet_bk.MODES)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("length", [2, 3, 8, 128])
 def test_resolvent_equals_the_dense_inverse(mode, length):
     rows = [generator().uniform(-3, 3, length)]
@@ -179,7 +180,7 @@ def cotangents(length):
     return np.stack([full, 1j * full.imag, single])
 
 
-@pytest.mark.parametrize("mode", resnet_bk.MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_exact_gradient(mode):
     potential = generator().uniform(-3, 3, 24).astype("float32")
     rows = cotangents(24)
