@@ -25,8 +25,6 @@ class LanguageHead(keras.layers.Layer):
             the head shares (`W = E^T`), or `None` for a kernel of its own. A
             shared embedding belongs to the model that owns it and is passed
             again when that model is rebuilt; it is not part of the config.
-        use_bias: bool, whether to add `b`. Defaults to `True`.
-        chunk_size: int, tokens per chunk of the fused loss. Defaults to 128.
 
     Call arguments:
         hidden: float tensor `(B, N, d)`.
@@ -40,9 +38,9 @@ class LanguageHead(keras.layers.Layer):
         float tensor `(B, N, V)` without targets, float32 `(B, N)` with them.
 
     Raises:
-        ValueError: if `vocabulary_size` is below 2, if `chunk_size` is below
-            1, if `embedding` has another number of rows, or if a quantized
-            head is called in training with targets.
+        ValueError: if `vocabulary_size` is below 2, if `embedding` has another
+            number of rows, or if a quantized head is called in training with
+            targets.
 
     Example:
 
@@ -56,24 +54,12 @@ class LanguageHead(keras.layers.Layer):
           weights.
     """
 
-    def __init__(
-        self,
-        vocabulary_size,
-        embedding=None,
-        use_bias=True,
-        chunk_size=CHUNK_SIZE,
-        **kwargs,
-    ):
+    def __init__(self, vocabulary_size, embedding=None, **kwargs):
         super().__init__(**kwargs)
         if not isinstance(vocabulary_size, int) or vocabulary_size < 2:
             raise ValueError(
                 "`vocabulary_size` must be an integer of at least 2. "
                 f"Received: vocabulary_size={vocabulary_size}"
-            )
-        if not isinstance(chunk_size, int) or chunk_size < 1:
-            raise ValueError(
-                "`chunk_size` must be an integer of at least 1. "
-                f"Received: chunk_size={chunk_size}"
             )
         if embedding is not None and embedding.input_dim != vocabulary_size:
             raise ValueError(
@@ -82,8 +68,6 @@ class LanguageHead(keras.layers.Layer):
                 f"vocabulary_size={vocabulary_size}"
             )
         self.vocabulary_size = vocabulary_size
-        self.use_bias = use_bias
-        self.chunk_size = chunk_size
         self.embedding = embedding
         self.projection = None
         if embedding is None:
@@ -98,12 +82,9 @@ class LanguageHead(keras.layers.Layer):
         keep_freed_memory()
         if self.projection is not None:
             self.projection.build(input_shape)
-        if self.use_bias:
-            self.bias = self.add_weight(
-                shape=(self.vocabulary_size,),
-                initializer="zeros",
-                name="bias",
-            )
+        self.bias = self.add_weight(
+            shape=(self.vocabulary_size,), initializer="zeros", name="bias"
+        )
 
     @property
     def quantization(self):
@@ -122,10 +103,9 @@ class LanguageHead(keras.layers.Layer):
                 hidden,
                 ops.cast(kernel, hidden.dtype),
                 targets,
-                bias=self.bias if self.use_bias else None,
+                bias=self.bias,
                 sample_weight=sample_weight,
                 transpose=tied,
-                chunk_size=self.chunk_size,
                 with_gradient=training,
             )
         elif training:
@@ -145,13 +125,11 @@ class LanguageHead(keras.layers.Layer):
             logits = self.embedding(hidden, reverse=True)
         else:
             logits = self.projection(hidden)
-        if not self.use_bias:
-            return logits
         return logits + ops.cast(self.bias, logits.dtype)
 
     def _quantized_nll(self, hidden, targets):
         """Negative log-likelihoods from the integer logits, in chunks."""
-        shape, size = ops.shape(targets), self.chunk_size
+        shape, size = ops.shape(targets), CHUNK_SIZE
         targets = ops.cast(ops.reshape(targets, (-1,)), "int32")
         hidden = ops.reshape(hidden, (-1, hidden.shape[-1]))
         length = ops.shape(targets)[0]
@@ -186,6 +164,4 @@ class LanguageHead(keras.layers.Layer):
         return {
             **super().get_config(),
             "vocabulary_size": self.vocabulary_size,
-            "use_bias": self.use_bias,
-            "chunk_size": self.chunk_size,
         }

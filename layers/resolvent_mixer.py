@@ -9,26 +9,26 @@ from .tridiagonal_resolvent import reciprocal, resolvent_diagonal
 
 MODES = ("causal", "bidirectional")
 GRADIENTS = ("adjoint", "autodiff")
+# The bounds of potential and damping.
+V_MAX, ETA_MIN = 3.0, 0.05
 
 
 @keras.saving.register_keras_serializable(package="orrery")
 class ResolventMixer(keras.layers.Layer):
     """Mixing of tokens by the resolvent of the chain that they form.
 
-    Each head reads a potential `v = v_max tanh((w . u + b_v) / v_max)` for
+    Each head reads a potential `v = 3 tanh((w . u + b_v) / 3)` for
     `T = tridiag(b, -2 + v, b)` and yields the diagonal of `(T - E - i eta)^-1`,
     in causal mode of the chain cut behind each token: `G_i = 1 / L_i`.
 
-    `eta = eta_min + softplus(.)` bounds it, `|G| <= 1 / eta`, at any length. A
+    `eta = 0.05 + softplus(.)` bounds it, `|G| <= 1 / eta`, at any length. A
     head reaches back 2 tokens at `eta = 1` and 40 at 0.05 in the middle of its
     band (`v = 0`, `E = -2`), where heads start, with eta log-spaced from
-    just above `eta_min` to 1. All of it is computed in float32 or better.
+    just above 0.05 to 1. All of it is computed in float32 or better.
 
     Args:
         num_heads: int, H. Default: 8.
         mode: `"causal"` or `"bidirectional"`. Default: `"causal"`.
-        v_max: float > 0, the bound of the potential. Default: 3.0.
-        eta_min: float in (0, 0.5], the bound of eta. Default: 0.05.
         gradient: `"adjoint"`, in closed form, or `"autodiff"` through the
             scan, which is equal, slower, and larger. Default: `"adjoint"`.
 
@@ -59,8 +59,6 @@ class ResolventMixer(keras.layers.Layer):
         self,
         num_heads=8,
         mode="causal",
-        v_max=3.0,
-        eta_min=0.05,
         gradient="adjoint",
         **kwargs,
     ):
@@ -68,19 +66,15 @@ class ResolventMixer(keras.layers.Layer):
         heads = isinstance(num_heads, int) and num_heads > 0
         _check("num_heads", num_heads, heads, "a positive integer")
         _check("mode", mode, mode in MODES, f"one of {MODES}")
-        _check("v_max", v_max, v_max > 0, "positive")
-        _check("eta_min", eta_min, 0 < eta_min <= 0.5, "in (0, 0.5]")
         known = gradient in GRADIENTS
         _check("gradient", gradient, known, f"one of {GRADIENTS}")
         self.num_heads = num_heads
         self.mode = mode
-        self.v_max = v_max
-        self.eta_min = eta_min
         self.gradient = gradient
         self.supports_masking = True
 
     def build(self, input_shape):
-        # bfloat16 would move the poles by as much as eta_min.
+        # bfloat16 would move the poles by as much as ETA_MIN.
         self.potential = keras.layers.Dense(
             self.num_heads, dtype=self.solver_dtype, name="potential"
         )
@@ -92,10 +86,10 @@ class ResolventMixer(keras.layers.Layer):
             name="output",
         )
         self.output_projection.build((*input_shape[:-1], 2 * self.num_heads))
-        eta = np.geomspace(1.1 * self.eta_min, 1.0, self.num_heads)
+        eta = np.geomspace(1.1 * ETA_MIN, 1.0, self.num_heads)
         self.energy = self._head_weight("energy", -2.0)
         self.damping = self._head_weight(
-            "damping", np.log(np.expm1(eta - self.eta_min))
+            "damping", np.log(np.expm1(eta - ETA_MIN))
         )
         self.coupling = self._head_weight("coupling", 1.0)
 
@@ -142,8 +136,8 @@ class ResolventMixer(keras.layers.Layer):
 
     def _diagonal(self, x):
         """The diagonal alpha = -2 + v - E - i eta of T - z."""
-        v = self.v_max * ops.tanh(self.potential(x) / self.v_max)
-        eta = self.eta_min + ops.softplus(self._cast(self.damping))
+        v = V_MAX * ops.tanh(self.potential(x) / V_MAX)
+        eta = ETA_MIN + ops.softplus(self._cast(self.damping))
         return v - 2.0 - self._cast(self.energy), ops.zeros_like(v) - eta
 
     def _couplings(self, like, mask):
@@ -168,8 +162,6 @@ class ResolventMixer(keras.layers.Layer):
             **super().get_config(),
             "num_heads": self.num_heads,
             "mode": self.mode,
-            "v_max": self.v_max,
-            "eta_min": self.eta_min,
             "gradient": self.gradient,
         }
 

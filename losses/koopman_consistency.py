@@ -29,14 +29,12 @@ def skill(x, x_next, x_predicted):
 class KoopmanConsistency:
     """Scale-free error of the linear dynamics of a lifted state.
 
-    `L_K = linear L_lin + state L_state` with
+    `L_K = L_lin + L_state` with
     `L_lin = |K phi(x) - sg phi(x')|^2 / |sg phi(x')|^2` and
     `L_state = |psi K phi(x) - sg x'|^2 / |sg x'|^2`, where `sg` stops the
     gradient and the squares are summed over the tokens given.
 
     Args:
-        linear: float >= 0, weight of `L_lin`. Defaults to `1.0`.
-        state: float >= 0, weight of `L_state`. Defaults to `1.0`.
         detach: `"target"` stops the gradient at `x'` only, so that the loss
             also shapes the model that computes `x`; `"both"` stops it at `x`
             too, so that the operator is a pure probe. Defaults to
@@ -52,26 +50,21 @@ class KoopmanConsistency:
         Scalar float32 tensor `L_K`.
 
     Raises:
-        ValueError: If a weight is negative or `detach` unknown.
+        ValueError: If `detach` is unknown.
 
     Example:
-    >>> loss = KoopmanConsistency(linear=0.0)
+    >>> loss = KoopmanConsistency()
     >>> x = keras.ops.ones((4, 3))
     >>> float(loss(x, x, x, 0 * x))
     1.0
     """
 
-    def __init__(self, linear=1.0, state=1.0, detach="target"):
-        for name, value in (("linear", linear), ("state", state)):
-            if not value >= 0:
-                raise ValueError(f"`{name}` must be >= 0. Received: {value}")
+    def __init__(self, detach="target"):
         if detach not in ("target", "both"):
             raise ValueError(
                 "`detach` must be 'target' or 'both'. "
                 f"Received: detach={detach!r}"
             )
-        self.linear = linear
-        self.state = state
         self.detach = detach
 
     def source(self, x):
@@ -79,16 +72,12 @@ class KoopmanConsistency:
         return ops.stop_gradient(x) if self.detach == "both" else x
 
     def __call__(self, z_next, z_predicted, x_next, x_predicted):
-        linear_error = relative_error(z_next, z_predicted)
-        state_error = relative_error(x_next, x_predicted)
-        return self.linear * linear_error + self.state * state_error
+        return relative_error(z_next, z_predicted) + relative_error(
+            x_next, x_predicted
+        )
 
     def get_config(self):
-        return {
-            "linear": self.linear,
-            "state": self.state,
-            "detach": self.detach,
-        }
+        return {"detach": self.detach}
 
     @classmethod
     def from_config(cls, config):

@@ -26,7 +26,7 @@ def test_contract(contract):
 
 
 def test_loss_is_the_mean_of_the_nll_and_matches_the_logits():
-    head = LanguageHead(20, chunk_size=4)
+    head = LanguageHead(20)
     logits = ops.convert_to_numpy(head(HIDDEN)).astype("float64")
     nll = ops.convert_to_numpy(head(HIDDEN, TARGETS, training=True))
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
