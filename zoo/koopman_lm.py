@@ -14,33 +14,9 @@ from ..layers.mixture_of_experts import MixtureOfExperts
 from ..layers.resolvent_mixer import ResolventMixer
 from ..losses.koopman_consistency import KoopmanConsistency
 from .koopman_forward import KoopmanForwardModel, row_shares
-from .registry import load
+from .koopman_lm_presets import PRESETS
 
 MIXERS = ("attention", "resolvent", "koopman")
-PRESETS = {
-    "koopman_lm_small": {
-        "vocabulary_size": 30_000,
-        "dim": 112,
-        "num_layers": 5,
-        "num_heads": 4,
-        "hidden_dim": 304,
-        "mixer": ["koopman", "attention", "koopman", "attention", "koopman"],
-        "dropout": 0.15,
-        "koopman": {"operator": "gradient", "delays": 2, "lift_dim": 224},
-        "replacement": 0.5,
-    },
-    "koopman_lm_stdlib": {
-        "vocabulary_size": 8_000,
-        "dim": 64,
-        "num_layers": 4,
-        "num_heads": 4,
-        "hidden_dim": 128,
-        "mixer": ["koopman", "attention", "koopman", "attention"],
-        "dropout": 0.2,
-        "koopman": {"operator": "gradient", "delays": 2, "lift_dim": 128},
-        "replacement": 0.5,
-    },
-}
 
 
 @keras.saving.register_keras_serializable(package="orrery")
@@ -72,8 +48,10 @@ class KoopmanLM(KoopmanForwardModel):
         hidden_dim: int, hidden width of an expert; `None` is `2 d`.
         dropout: float in `[0, 1)`, rate on the embedding, on both branches of
             a block and before the head. Defaults to `0.1`.
-        tie_embeddings: bool, whether the head shares the embedding. Defaults
-            to `True`.
+        tie_embeddings: bool, whether the head shares the embedding. With
+            `False` TensorFlow makes the embedding's gradient sparse, and an
+            optimizer that does not clip treats an id that a batch repeats
+            unlike the other backends. Defaults to `True`.
         koopman: dict, the config of the blocks' `KoopmanOperator`s, or `None`
             for a model without operators.
         detach: `"target"` or `"both"`, see `KoopmanConsistency`; with `"both"`
@@ -313,36 +291,6 @@ class KoopmanLM(KoopmanForwardModel):
         return self.operators[index] if replaced else self.blocks[index]
 
     # === Config ===
-    @classmethod
-    def from_preset(cls, name, load_weights=True, **changes):
-        """A named architecture, with its trained weights if asked for.
-
-        Args:
-            name: str, one of `KoopmanLM.presets`; or, for trained weights, the
-                folder of a saved model.
-            load_weights: bool. `False` builds the architecture afresh.
-            **changes: arguments of the constructor that replace the preset's;
-                only with `load_weights=False`.
-
-        Returns:
-            A `KoopmanLM`.
-
-        Raises:
-            ValueError: unknown name, or changes to a trained model.
-        """
-        if load_weights:
-            if changes:
-                raise ValueError(
-                    "A trained model cannot be changed: use "
-                    f"`load_weights=False`. Received: {sorted(changes)}"
-                )
-            return load(name)
-        if name not in PRESETS:
-            raise ValueError(
-                f"`name` must be one of {sorted(PRESETS)}. Received: {name!r}"
-            )
-        return cls(**{**PRESETS[name], **changes})
-
     def get_config(self):
         return {
             **super().get_config(),
