@@ -1,11 +1,13 @@
 """Callbacks: what happens around a step."""
 
+from .expert_usage import ExpertUsage
 from .koopman_monitor import KoopmanMonitor
 from .koopman_schedule import KoopmanSchedule
 from .non_finite_guard import NonFiniteGuard
 from .training_state import TrainingState
 
 __all__ = [
+    "ExpertUsage",
     "KoopmanMonitor",
     "KoopmanSchedule",
     "NonFiniteGuard",

@@ -36,7 +36,9 @@ class KoopmanSchedule(keras.callbacks.Callback):
         leave: Float, not above `enter`, relative error below which an epoch
             counts towards the end of fallback. Defaults to `0.5`.
         patience: Integer, such epochs needed. Defaults to `1`.
-        fallback_scale: Float in [0, 1), factor in fallback. Defaults to `0.0`.
+        fallback_scale: Float in [0, 1), factor in fallback. With 0 an operator
+            that learns from this loss alone, by gradient, stays in fallback:
+            give it some weight. Defaults to `0.0`.
         verbose: 1 prints one line per epoch, 0 none. Defaults to `1`.
 
     Raises:

@@ -7,7 +7,7 @@ import time
 
 import keras
 import numpy as np
-from orrery.callbacks import TrainingState
+from orrery.callbacks import ExpertUsage, TrainingState
 from orrery.datasets import LanguageBatches
 from orrery.metrics import Perplexity
 from orrery.optimizers import adamw_cosine
@@ -70,7 +70,7 @@ def train(
             optimizer=adamw_cosine(steps, config["learning_rate"]),
             weighted_metrics=[Perplexity()],
         )
-    callbacks = [*callbacks, EpochSeconds()]
+    callbacks = [*callbacks, ExpertUsage(), EpochSeconds()]
     state = TrainingState(
         folder / STATE,
         dataset=batches,
