@@ -1,8 +1,18 @@
+import hashlib
 import json
-import sys
+import platform
 
 import pytest
 from orrery.datasets import stdlib
+
+# Pinned: a version of Python has one text, and a module never moves to
+# another split.
+WORDS = {"3.11.7": 307_505, "3.12.1": 310_821, "3.13.0": 316_450}
+SPLITS = {
+    "train": ["abc", "os", "json", "json.decoder"],
+    "valid": ["collections", "glob", "string", "xml.sax"],
+    "test": ["contextlib", "random", "zipfile", "email.parser"],
+}
 
 SOURCE = '''
 """Module.
@@ -45,8 +55,7 @@ def test_size(corpus):
     words = sum(len(text.split()) for text in corpus.texts.values())
     if not corpus.remarks["missing_modules"]:
         assert 280_000 < words < 340_000
-    if sys.version_info[:3] == (3, 11, 7):
-        assert words == 307_505
+    assert words == WORDS.get(platform.python_version(), words)
     parts = [len(corpus.words(split)) for split in corpus.texts]
     assert parts[0] / sum(parts) > 0.75 and min(parts) / sum(parts) > 0.05
 
@@ -84,13 +93,37 @@ def test_modules_are_in_one_split_and_tests_in_none():
     assert not any("test" in name.split(".") for name in files)
     assert {"json", "json.decoder", "os"} <= set(files)
     assert not set(missing) & {"json", "os"}
-    splits = {stdlib.split_of(name) for name in files}
-    assert splits == {"train", "valid", "test"}
-    # Pinned: a module must never move to another split.
-    assert [stdlib.split_of(name) for name in ("abc", "os", "json")] == PINNED
+    for split, modules in SPLITS.items():
+        assert {stdlib.split_of(name) for name in modules} == {split}
+        assert set(modules) <= set(files)
 
 
-PINNED = ["train", "train", "train"]
+def test_one_source_gives_one_text_on_every_python(tmp_path, monkeypatch):
+    sources = {
+        "abc.py": '"""Of train."""',
+        "glob/__init__.py": 'def f():\n    """Of valid, don\'t ask."""',
+        "glob/test/more.py": '"""Of no split."""',
+        "random.py": '"""Of train."""\nclass A:\n    """Of test."""',
+    }
+    for name, source in sources.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+    monkeypatch.setenv("ORRERY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(stdlib, "MODULES", ["abc", "glob", "random"])
+    monkeypatch.setattr(stdlib, "TOPICS", "topics_of_no_python")
+    monkeypatch.setattr(
+        stdlib.sysconfig, "get_path", lambda name: str(tmp_path)
+    )
+    corpus = stdlib.read_stdlib()
+    assert corpus.texts == {
+        "train": "Of train.",
+        "valid": "Of valid, don't ask.",
+        "test": "Of test.",
+    }
+    assert corpus.remarks["repeated_docstrings"] == {"valid": 0, "test": 1}
+    words = "Of train . Of valid , don 't ask . Of test .".replace(" ", "\n")
+    assert corpus.sha256 == hashlib.sha256(words.encode()).hexdigest()
 
 
 def test_no_docstring_of_train_is_in_valid_or_test(corpus):

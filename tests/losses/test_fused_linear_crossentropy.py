@@ -180,27 +180,6 @@ def test_gradient_in_bfloat16(certainty):
         assert (error[large] < 0.15 * norm[large]).all()
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "jax", reason="inspects the jaxpr"
-)
-def test_no_array_has_the_size_of_the_logits():
-    import jax
-
-    tokens, vocabulary, chunk = 2048, 3000, 128
-    hidden = np.zeros((tokens, WIDTH), "float32")
-    kernel = np.zeros((WIDTH, vocabulary), "float32")
-    targets = np.zeros(tokens, "int32")
-
-    def loss(hidden, kernel):
-        return fused_linear_crossentropy(
-            hidden, kernel, targets, chunk_size=chunk
-        )[0]
-
-    compiled = jax.jit(jax.grad(loss, (0, 1))).lower(hidden, kernel).compile()
-    temporary = compiled.memory_analysis().temp_size_in_bytes
-    assert temporary < 0.25 * 4 * tokens * vocabulary
-
-
 @pytest.mark.parametrize("chunk_size", [0, -1, 2.5])
 def test_bad_chunk_size(chunk_size):
     with pytest.raises(ValueError, match="chunk_size"):

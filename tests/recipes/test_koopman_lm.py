@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "koopman_lm.py"
 BACKEND = keras.backend.backend()
+PHASES = ("koopman", "koopman/operators_only")
 
 
 def command(*flags):
@@ -97,23 +97,53 @@ def test_draws_pictures(run):
         assert (run / name).read_bytes().startswith(b"\x89PNG"), name
 
 
-def test_same_seed_gives_the_same_history_even_if_killed(run, tmp_path):
-    """SIGKILL in the second epoch, then --resume: three processes agree."""
-    flags = ("--smoke", "--arms", "koopman", "--out", tmp_path)
+def kill(flags, path):
+    """SIGKILL to the recipe as soon as it has written this file."""
     process = subprocess.Popen(
         command(*flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    state = tmp_path / "koopman" / "state.npz"
     deadline = time.monotonic() + 200
-    while not state.exists():
-        assert process.poll() is None, "the run ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "koopman" / "history.csv").exists()
-    recipe(*flags, "--resume")
-    assert history(run, "koopman") == history(tmp_path, "koopman")
+    try:
+        while not path.exists():
+            assert process.poll() is None, "the run ended before it was killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory):
+    """A run killed in an epoch, between its phases, and after the last."""
+    folder = tmp_path_factory.mktemp("resumed")
+    koopman, alone = (folder / arm for arm in PHASES)
+    flags = ("--smoke", "--arms", "koopman", "--out", folder)
+    kill(flags, koopman / "state.npz")
+    assert not (koopman / "history.csv").exists()
+    flags += ("--resume",)
+    kill(flags, koopman / "history.csv")
+    assert not (alone / "state.npz").exists()
+    kill(flags, alone / "state.npz")
+    assert not (folder / "metrics.json").exists()
+    recipe(*flags)
+    return folder
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("phase", PHASES)
+def test_same_seed_gives_the_same_history_even_if_killed(phase, run, resumed):
+    assert history(run, phase) == history(resumed, phase)
+
+
+@pytest.mark.timeout(900)
+def test_same_seed_gives_the_same_perplexities_even_if_killed(run, resumed):
+    def perplexities(folder):
+        metrics = json.loads((folder / "metrics.json").read_text())
+        arm = metrics["arms"]["koopman"]
+        return arm["valid"], arm["test"], metrics["replaced"]
+
+    assert perplexities(run) == perplexities(resumed)
 
 
 def test_operators_train_alone_in_the_end(run):

@@ -1,0 +1,156 @@
+"""Every benchmark at its smallest, and the CSV that it leaves."""
+
+import csv
+import math
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BACKEND = keras.backend.backend()
+SMOKE = "--smoke", "--backend", BACKEND
+MODEL = ROOT / "saved_models" / "koopman_lm_stdlib"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def smoke(tmp_path):
+    """Runs a script with such flags, small; the rows of its CSV."""
+
+    def run(script, *flags):
+        script = ROOT / "benchmarks" / f"{script}.py"
+        subprocess.run(
+            [sys.executable, *map(str, (script, *flags))],
+            check=True,
+            cwd=tmp_path,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
+        name = f"{script.stem}*keras-{keras.__version__}*.csv"
+        (path,) = tmp_path.rglob(name)
+        with open(path, newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+
+    return run
+
+
+def numbers(row, *columns):
+    """The row's numbers in these columns, each finite and above zero."""
+    found = [float(row[column]) for column in columns]
+    for column, value in zip(columns, found, strict=True):
+        assert math.isfinite(value) and value > 0, (column, row)
+    return found
+
+
+def test_mixers(smoke, tmp_path):
+    rows = smoke("mixers", *SMOKE, "--out", tmp_path)
+    cells = {(row["mixer"], row["length"]) for row in rows}
+    assert len(cells) == len(rows)
+    for mixer in ("attention", "attention-fused", "resolvent", "recurrence"):
+        assert {(mixer, "128"), (mixer, "300")} <= cells
+    for row in rows:
+        low, median, high = numbers(row, "low", "median", "high")
+        assert low <= median <= high
+        numbers(row, "first_call", "megabytes")
+
+
+def test_koopman_arms(smoke):
+    flags = ["--dataset", "stdlib", "--preset", "koopman_lm_stdlib"]
+    flags += [*SMOKE, "--epochs", 1, "--seeds", 2]
+    *rows, last = smoke("koopman_arms", *flags)
+    found = {}
+    for row in rows:
+        numbers(row, "parameters", "valid_without_unknown", "seconds")
+        (perplexity,) = numbers(row, "valid_perplexity")
+        found[row["arm"], row["seed"]] = math.log(perplexity)
+    assert list(found) == [
+        ("base", "0"),
+        ("koopman", "0"),
+        ("lstm", "0"),
+        ("base", "1"),
+        ("koopman", "1"),
+    ]
+    difference = statistics.mean(
+        found["koopman", seed] - found["base", seed] for seed in "01"
+    )
+    assert float(last["valid_perplexity"]) == pytest.approx(
+        difference, abs=1e-4
+    )
+    low, high = map(float, last["interval_95"].strip("[]").split(","))
+    assert low < difference < high
+    inside = low <= 0 <= high
+    assert (last["verdict"] == "no difference found") == inside
+
+
+def test_koopman_ablation(smoke):
+    rows = smoke("koopman_ablation", *SMOKE)
+    assert rows[0]["variant"] == "as published"
+    assert len({row["variant"] for row in rows}) == len(rows) > 1
+    for row in rows:
+        ratios = [f"ratio_{count}" for count in (1, 2, 3, 4)]
+        numbers(row, "valid_perplexity", "epochs", "seconds", *ratios)
+
+
+def test_koopman_forward(smoke):
+    rows = smoke("koopman_forward", *SMOKE, MODEL, "--dataset", "stdlib")
+    measured = {(row["delays"], row["lift_dim"]): row for row in rows}
+    assert len(measured) == len(rows)
+    assert {("own", "own"), ("skip", "skip"), ("0", "0")} < measured.keys()
+    for row in rows:
+        standard, half, everything = numbers(row, "standard", "half", "all")
+        assert numbers(row, "half_ratio", "all_ratio") == pytest.approx(
+            [half / standard, everything / standard], rel=1e-3
+        )
+    own, without = (
+        float(measured[kind, kind]["all_ratio"]) for kind in ("own", "skip")
+    )
+    assert 1 < own < without
+
+
+def test_precision(smoke):
+    rows = smoke("precision", *SMOKE, MODEL, "--dataset", "stdlib")
+    exact, *_ = rows
+    assert [row["precision"] for row in rows] == [
+        "float32",
+        "mixed_bfloat16",
+        "int8",
+    ]
+    assert float(exact["change"]) == 0
+    for row in rows:
+        numbers(row, "perplexity")
+        assert abs(float(row["change"])) < 0.05
+    if exact["largest_logit_difference"]:
+        assert float(exact["largest_logit_difference"]) < 1e-3
+
+
+def test_generation(smoke):
+    rows = smoke("generation", *SMOKE)
+    cells = {(row["mixer"], row["batch"]) for row in rows}
+    assert len(cells) == len(rows) == 6
+    for row in rows:
+        streaming, recomputed, ratio = numbers(
+            row, "streaming_tokens_per_s", "recomputed_tokens_per_s", "ratio"
+        )
+        assert ratio == pytest.approx(streaming / recomputed, rel=1e-4)
+
+
+def test_operator_recovery(smoke, tmp_path):
+    (row,) = smoke("operator_recovery", "--backend", BACKEND, "--out", tmp_path)
+    error, difference = numbers(row, "error", "partition_difference")
+    assert error < 1e-4
+    assert difference < 1e-5
+    for scale in (1, 10, 1000):
+        (radius,) = numbers(row, f"radius_scale_{scale}")
+        assert radius <= 1 + 1e-6
+
+
+def test_one_file(smoke, tmp_path):
+    (row,) = smoke("one_file", MODEL.name, "--out", tmp_path)
+    for column in ("logits", "sgd_weights", "adamw_weights"):
+        (difference,) = numbers(row, column)
+        assert difference < 1e-4
