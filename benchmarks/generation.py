@@ -19,6 +19,7 @@ from _measure import device, reply, results_file, run_task, write_csv
 
 MIXERS = ("attention", "koopman", "resolvent")
 BATCHES = (1, 16)
+MODEL = {"dim": 112, "num_layers": 5, "hidden_dim": 304}
 PROMPT, LENGTH, REPEATS, RECOMPUTED = 16, 256, 5, 24
 
 
@@ -26,6 +27,10 @@ def main():
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--task", help=argparse.SUPPRESS)
     flags.add_argument("--backend", nargs="+", help="default: all installed")
+    flags.add_argument("--out", help="folder of the CSV, not results/")
+    flags.add_argument(
+        "--smoke", action="store_true", help="a small model, a short text"
+    )
     arguments = flags.parse_args()
     if arguments.task:
         reply(measure(**json.loads(arguments.task)))
@@ -37,43 +42,53 @@ def main():
         for mixer in MIXERS:
             for batch in BATCHES:
                 task = {"backend": backend, "mixer": mixer, "batch": batch}
+                task |= {"smoke": arguments.smoke}
                 found = run_task(__file__, task, backend)
                 accelerator = accelerator or found.pop("device")
                 found.pop("device", None)
+                del task["smoke"]
                 rows.append({**task, **found})
                 print(rows[-1], flush=True)
     packages = ["keras", "jax", "torch", "tensorflow"]
-    path = results_file("generation", packages, accelerator=accelerator)
+    path = results_file(
+        "generation",
+        packages,
+        arguments.out,
+        accelerator=accelerator,
+        smoke=arguments.smoke,
+    )
     write_csv(path, rows)
     print(f"Wrote {path}")
 
 
-def measure(backend, mixer, batch):
+def measure(backend, mixer, batch, smoke):
     import keras
     import numpy as np
     from orrery.zoo import KoopmanLM
 
     keras.utils.set_random_seed(0)
-    model = KoopmanLM(
-        dim=112, num_layers=5, hidden_dim=304, mixer=mixer, dropout=0.0
-    )
+    size = {"vocabulary_size": 100} if smoke else MODEL
+    length = 2 * PROMPT if smoke else LENGTH
+    recomputed_tokens = 2 if smoke else RECOMPUTED
+    model = KoopmanLM(**size, mixer=mixer, dropout=0.0)
     model.build()
     generator = np.random.default_rng(0)
-    prompt = generator.integers(2, 30_000, (batch, PROMPT)).astype("int32")
+    prompt = generator.integers(2, model.vocabulary_size, (batch, PROMPT))
+    prompt = prompt.astype("int32")
     streamed = median_seconds(
-        lambda: model.generate(prompt, max_length=LENGTH, sampler="greedy")
+        lambda: model.generate(prompt, max_length=length, sampler="greedy")
     )
-    padded = np.zeros((batch, LENGTH), "int32")
+    padded = np.zeros((batch, length), "int32")
     padded[:, :PROMPT] = prompt
 
     def recompute():
-        for position in range(PROMPT, PROMPT + RECOMPUTED):
+        for position in range(PROMPT, PROMPT + recomputed_tokens):
             logits = model.predict_on_batch(padded)
             padded[:, position] = logits[:, position - 1].argmax(-1)
 
     recomputed = median_seconds(recompute)
-    streaming = batch * (LENGTH - PROMPT) / streamed
-    full = batch * RECOMPUTED / recomputed
+    streaming = batch * (length - PROMPT) / streamed
+    full = batch * recomputed_tokens / recomputed
     return {
         "streaming_tokens_per_s": streaming,
         "recomputed_tokens_per_s": full,

@@ -26,12 +26,14 @@ BATCH, LENGTH, STEPS, RATE = 4, 32, 5, 1e-3
 def main():
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("names", nargs="*", help="saved models; all if none")
+    flags.add_argument("--out", help="folder of the CSV, not results/")
+    arguments = flags.parse_args()
     rows = []
-    for name in flags.parse_args().names or orrery.list_models():
+    for name in arguments.names or orrery.list_models():
         rows.append({"model": name, **measure(find(name) / "model.keras")})
         print(rows[-1], flush=True)
     packages = ["keras", "jax", "torch", "tensorflow"]
-    path = results_file("one_file", packages)
+    path = results_file("one_file", packages, arguments.out)
     write_csv(path, rows)
     print(f"Wrote {path}")
 

@@ -9,6 +9,7 @@ the partitions; and the largest spectral radius of operators in stable mode
 whose kernels are random with entries of size 1, 10 and 1,000.
 """
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -23,8 +24,12 @@ SEEDS = range(5)
 
 
 def main():
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags.add_argument("--backend", nargs="+", help="default: all installed")
+    flags.add_argument("--out", help="folder of the CSV, not results/")
+    arguments = flags.parse_args()
     rows = []
-    for backend in installed_backends():
+    for backend in arguments.backend or installed_backends():
         with tempfile.TemporaryDirectory() as folder:
             outputs = Path(folder, "measured.npz")
             run_in_process(backend, __file__, "measure", folder, outputs)
@@ -32,7 +37,7 @@ def main():
                 measured = {name: float(file[name].max()) for name in file}
         rows.append({"backend": backend, **measured})
         print(rows[-1])
-    path = results_file("operator_recovery", ["keras"])
+    path = results_file("operator_recovery", ["keras"], arguments.out)
     write_csv(path, rows)
     print(f"Wrote {path}")
 

@@ -4,7 +4,6 @@ import math
 
 import keras
 import numpy as np
-from _koopman_setup import SCHEDULE
 from _training import summarize, token_losses, train
 from orrery.callbacks import KoopmanMonitor, KoopmanSchedule, NonFiniteGuard
 from orrery.zoo import LSTMLM, KoopmanLM
@@ -12,7 +11,7 @@ from orrery.zoo.registry import load
 
 # In the operators' own epochs: nine rows of ten start with an operator, most
 # of them run nothing else.
-OPERATOR_SCHEDULE = {**SCHEDULE, "warmup": 0, "ramp": 1}
+OPERATOR_SCHEDULE = {"warmup": 0, "ramp": 1}
 FIRST_SHARE, LAST_SHARE = 0.9, 0.75
 MOST_FALLBACK = 0.2
 # Of the validation text, enough to see each epoch how operators predict.
@@ -48,7 +47,8 @@ def train_arm(arm, model, data, blocks, arguments, settings):
     callbacks = [guard]
     if arm == "koopman":
         monitor = KoopmanMonitor(folder / "operators", held_out)
-        callbacks = [KoopmanSchedule(**SCHEDULE), guard, monitor]
+        schedule = settings[arm]["schedule"]
+        callbacks = [KoopmanSchedule(**schedule), guard, monitor]
     history = train(
         model, data, folder, settings[arm], callbacks, arguments.resume
     )
@@ -60,7 +60,7 @@ def train_arm(arm, model, data, blocks, arguments, settings):
             np.linspace(FIRST_SHARE, LAST_SHARE, model.num_layers).tolist()
         )
         callbacks = [
-            KoopmanSchedule(**OPERATOR_SCHEDULE),
+            KoopmanSchedule(**{**schedule, **OPERATOR_SCHEDULE}),
             NonFiniteGuard("disable"),
             KoopmanMonitor(folder / "operators", held_out),
         ]

@@ -45,7 +45,7 @@ def main():
         json.loads((run / f"{file}.json").read_text(encoding="utf-8"))
         for file in ("config", "metrics")
     )
-    write_tables(arguments.name, run, config, metrics)
+    write_tables(arguments, config, metrics)
     pictures = {picture: run / picture for picture in PICTURES}
     for phase in ("koopman", "koopman/operators_only"):
         path = run / phase / "operators" / "eigenvalues.png"
@@ -74,8 +74,9 @@ def main():
     print(f"Wrote saved_models/{arguments.name}")
 
 
-def write_tables(name, run, config, metrics):
+def write_tables(arguments, config, metrics):
     """The arms, the replaced blocks and the curves, a CSV each."""
+    name, run = arguments.name, arguments.run
     settings = config["arguments"]
     rows = []
     for arm, result in metrics["arms"].items():
@@ -96,6 +97,8 @@ def write_tables(name, run, config, metrics):
                 },
                 "minutes": round(training_seconds(result) / 60, 1) or "",
                 "software": software(config["versions"]),
+                "hardware": arguments.hardware,
+                "command": command(settings),
             }
         )
     write(ROOT / "results" / f"{name}_arms.csv", rows)
@@ -160,6 +163,9 @@ def metadata(arguments, config, metrics, model):
         }
 
     return {
+        "description": "A causal language model of words, each of whose "
+        f"{model.num_layers} blocks has a linear operator on lifted states "
+        "beside it that can run in its place (`model.set_replaced`).",
         "task": "next-token prediction: token ids in, logits of the next "
         "token out, strictly causal",
         "inputs": [
@@ -206,6 +212,7 @@ def metadata(arguments, config, metrics, model):
         ],
         "vocabulary": f"vocabulary.txt, {size} lines, line number = id, "
         "first line = id 0 (<pad>), second = <unk>",
+        "architecture": config["architecture"],
         "language_model_parameters": arm["parameters"],
         "operator_parameters": arm["operator_parameters"],
         "intended_use": "Research on Koopman operators as stand-ins for "
