@@ -7,7 +7,7 @@
 # JAX and PyTorch bring the CUDA libraries in their wheels; the driver is the
 # host's. The versions are those of constraints.txt; for a bit-reproducible
 # image pin BASE by digest.
-ARG BASE=python:3.12-slim-bookworm
+ARG BASE=python:3.11.11-slim-bookworm
 FROM ${BASE}
 
 # jax with its CUDA plugin (default), or torch: --build-arg BACKEND=torch

@@ -50,10 +50,12 @@ def compile_function(function, variables, updated=()):
 
 
 def materialise(tensors):
-    """Have XLA compute these tensors here, once.
+    """Have JAX compute these tensors here, once.
 
     Fused into what follows, the steps of a doubling scan would each be
-    recomputed by all later ones. Elsewhere nothing is fused, nothing is done.
+    recomputed by all later ones. PyTorch and TensorFlow fuse nothing by
+    default; TensorFlow with `jit_compile=True` does, and may recompute: there
+    is no such barrier for it, the values are the same.
 
     Args:
         tensors: a structure of tensors.
