@@ -70,6 +70,19 @@ def materialise(tensors):
     return jax.lax.optimization_barrier(tensors)
 
 
+def precise_matmul(a, b):
+    """`a @ b` in full float32, where the backend can be told.
+
+    JAX on a GPU or TPU rounds the factors first, PyTorch does not unless it is
+    asked to, and for TensorFlow it is a switch of the whole program.
+    """
+    if keras.backend.backend() != "jax":
+        return keras.ops.matmul(a, b)
+    import jax.numpy as jnp
+
+    return jnp.matmul(a, b, precision="highest")
+
+
 @functools.cache
 def keep_freed_memory():
     """Lets the C library keep what PyTorch frees on a CPU; once is enough.
