@@ -90,6 +90,7 @@ def run(arguments, root):
         base, koopman = (
             math.log(measured[arm]["valid"]["perplexity"]) for arm in ARMS
         )
+        arms.check_fallback(measured["koopman"])
         differences.append(koopman - base)
     mean = statistics.mean(differences)
     half = (

@@ -8,7 +8,7 @@ every lift a fresh set of operators is solved by exact EDMD on training blocks
 and with all of them replaced. The lifts are random: `--seed` draws them.
 Controls: the operators the model was trained with, leaving the blocks out, and
 the affine map (lift 0). A row is written as soon as it is measured; a second
-call goes on where the first one stopped.
+call goes on where the first one stopped, unless the model is another by then.
 """
 
 import csv
@@ -23,6 +23,7 @@ import _command_line  # noqa: E402
 
 DELAYS = (0, 1, 2, 4, 8)
 LIFTS = (0, 64, 128, 256)
+KEY = ("delays", "lift_dim", "fit_blocks", "seed", "model_sha256")
 
 
 @_command_line.plain_errors
@@ -42,8 +43,11 @@ def main(argv=None):
     from _measure import results_file
     from _scoring import locate
     from orrery.datasets import load_text
+    from orrery.datasets.corpus import file_sha256
+    from orrery.zoo.registry import find
 
     path, folder = locate(arguments.model)
+    path = pathlib.Path(path)
     model = orrery.load(path)
     data = load_text(
         arguments.dataset, vocabulary=folder, data_dir=arguments.data_dir
@@ -62,12 +66,15 @@ def main(argv=None):
     done = finished(result)
     smallest = 2 if arguments.smoke else None
     grid = itertools.product(DELAYS[:smallest], LIFTS[:smallest])
+    file = path if path.is_file() else find(path) / "model.keras"
+    digest = file_sha256(file)[:16]
     for delays, lift in [("own", "own"), ("skip", "skip"), *grid]:
         key = {
             "delays": delays,
             "lift_dim": lift,
             "fit_blocks": "" if delays in ("own", "skip") else count,
             "seed": arguments.seed,
+            "model_sha256": digest,
         }
         if tuple(map(str, key.values())) in done:
             continue
@@ -118,8 +125,7 @@ def finished(path):
         return set()
     with open(path, newline="", encoding="utf-8") as file:
         return {
-            (row["delays"], row["lift_dim"], row["fit_blocks"], row["seed"])
-            for row in csv.DictReader(file)
+            tuple(row[name] for name in KEY) for row in csv.DictReader(file)
         }
 
 

@@ -117,7 +117,7 @@ class KoopmanMonitor(keras.callbacks.Callback):
         axes = figure.subplots()
         angle = np.linspace(0, 2 * np.pi, 361)
         axes.plot(np.cos(angle), np.sin(angle), color="0.7", linewidth=1)
-        for block, values in enumerate(record["eigenvalues"]):
+        for block, values in enumerate(record["eigenvalues"], 1):
             axes.scatter(values.real, values.imag, s=12, label=f"block {block}")
         axes.set(
             title=f"Koopman eigenvalues after epoch {epoch + 1}",

@@ -113,16 +113,17 @@ def load_text(
             f"`tokenizer` must be one of {TOKENIZERS}. Received: "
             f"tokenizer={tokenizer!r}"
         )
-    corpus = _read(name, data_dir, whole)
-    if vocabulary is None:
-        vocabulary = _build_vocabulary(corpus, tokenizer, vocabulary_size)
-    elif vocabulary_size is not None:
+    if vocabulary is not None and vocabulary_size is not None:
         raise ValueError(
             "`vocabulary_size` sizes a new vocabulary and cannot be given "
             f"beside `vocabulary`. Received: vocabulary_size={vocabulary_size}"
         )
-    elif isinstance(vocabulary, (str, os.PathLike)):
+    if isinstance(vocabulary, (str, os.PathLike)):
         vocabulary = load_vocabulary(vocabulary)
+    marked = isinstance(vocabulary, Vocabulary) and vocabulary.marked
+    corpus = _read(name, data_dir, whole, marked)
+    if vocabulary is None:
+        vocabulary = _build_vocabulary(corpus, tokenizer, vocabulary_size)
     by_word = isinstance(vocabulary, Vocabulary)
     splits = {
         split: vocabulary.encode(corpus.words(split) if by_word else text)
@@ -175,7 +176,7 @@ def load_vocabulary(path):
     return Vocabulary.load(path)
 
 
-def _read(name, data_dir, whole):
+def _read(name, data_dir, whole, marked):
     if isinstance(name, str) and name in READERS:
         if whole:
             raise ValueError(
@@ -188,7 +189,7 @@ def _read(name, data_dir, whole):
             f"`name` must be one of {sorted(READERS)} or the path of a text "
             f"file. Received: name={name!r}, and there is no such file"
         )
-    return read_text_file(name, whole=whole)
+    return read_text_file(name, whole, marked)
 
 
 def _build_vocabulary(corpus, tokenizer, size):

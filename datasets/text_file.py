@@ -1,26 +1,28 @@
 """Any text file of the user as a data set."""
 
+import functools
 import hashlib
 import os
 import pathlib
 
 from .corpus import SPLITS, Corpus
-from .words import split_words
+from .words import is_tokenised, split_words
 
 
-def read_text_file(paths, whole=False):
+def read_text_file(paths, whole=False, marked=False):
     """Reads one or several UTF-8 text files as one text.
 
-    A text that holds `<unk>` or `@-@` is taken as tokenised like WikiText and
-    split at white space; every other text is split by `split_words`. The first
-    80 % of the characters are the training text, the next 10 % the
-    validation and the last 10 % the test text; every cut is moved to the next
-    white space.
+    A text that `is_tokenised` like WikiText is split at white space; every
+    other text is split by `split_words`. The remarks say which. The first 80 %
+    of the characters are the training text, the next 10 % the validation and
+    the last 10 % the test text; every cut is moved to the next white space.
 
     Args:
         paths: string or path of a file, or a list of them, read in this order.
         whole: bool, whether the text is not cut and is all of the split
             `test`, to score it with a trained model. Defaults to `False`.
+        marked: bool, see `split_words`: for a vocabulary that has `@-@`.
+            Defaults to `False`.
 
     Returns:
         A `Corpus`; its `sha256` is that of the bytes of all files.
@@ -47,7 +49,7 @@ def read_text_file(paths, whole=False):
     text = "\n".join(parts)
     if not text.strip():
         raise ValueError(f"{names}: the text is empty.")
-    tokenised = "<unk>" in text or "@-@" in text
+    tokenised = is_tokenised(text)
     if whole:
         texts = {"test": text}
     else:
@@ -66,7 +68,10 @@ def read_text_file(paths, whole=False):
         source=names,
         licence="as its owner says",
         sha256=digest.hexdigest(),
-        tokenise=str.split if tokenised else split_words,
+        tokenise=str.split
+        if tokenised
+        else functools.partial(split_words, marked=marked),
+        remarks={"words": "between white space" if tokenised else "split"},
     )
 
 

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from .words import join_words, split_words
+from .words import split_words
 
 PAD = "<pad>"
 UNKNOWN = "<unk>"
@@ -147,19 +147,20 @@ class Vocabulary:
             words = [
                 word
                 for chunk in words.split()
-                for word in ([chunk] if chunk in self else split_words(chunk))
+                for word in (
+                    [chunk]
+                    if chunk in self
+                    else split_words(chunk, self.marked)
+                )
             ]
         get, unknown = self.ids.get, self.unknown_id
         return np.array([get(word, unknown) for word in words], "int32")
 
-    def decode(self, ids, for_people=False):
+    def decode(self, ids):
         """Turns ids into words joined by spaces.
 
         Args:
             ids: integer array-like of any shape; it is flattened.
-            for_people: bool, whether the spaces around punctuation are made
-                those of written text (see `join_words`). The result can then
-                no longer be split into the same words. Defaults to `False`.
 
         Returns:
             A string.
@@ -168,8 +169,12 @@ class Vocabulary:
             ValueError: if an id is not in `0 ... size - 1`.
         """
         ids = check_ids(ids, len(self)).reshape(-1)
-        words = [self.words[index] for index in ids.tolist()]
-        return join_words(words) if for_people else " ".join(words)
+        return " ".join(self.words[index] for index in ids.tolist())
+
+    @property
+    def marked(self):
+        """Whether words were taken apart with WikiText's marks."""
+        return "@-@" in self
 
     def __len__(self):
         return len(self.words)

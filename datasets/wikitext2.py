@@ -9,7 +9,10 @@ import zipfile
 from .corpus import SPLITS, Corpus, cache_dir, file_sha256, replacing
 
 FILE_NAME = "wikitext-2-v1.zip"
-URL = f"https://s3.amazonaws.com/research.metamind.io/wikitext/{FILE_NAME}"
+# The authors' first address, research.metamind.io on S3, is closed since 2024;
+# this one, of S. Merity, refuses the name by which urllib presents itself.
+URL = f"https://wikitext.smerity.com/{FILE_NAME}"
+AGENT = "Mozilla/5.0 (compatible; orrery)"
 HOMEPAGE = "https://arxiv.org/abs/1609.07843"
 LICENCE = "CC BY-SA 3.0 (Wikipedia contributors; Merity et al. 2016)"
 # Both hold the same articles; in the second those of train are reordered.
@@ -127,7 +130,8 @@ def _download(folder):
 
 def _fetch(file, folder):
     try:
-        with urllib.request.urlopen(URL, timeout=30) as response:
+        request = urllib.request.Request(URL, headers={"User-Agent": AGENT})
+        with urllib.request.urlopen(request, timeout=30) as response:
             shutil.copyfileobj(response, file)
     except OSError as error:  # Those of urllib are OSErrors.
         raise ConnectionError(

@@ -1,4 +1,4 @@
-"""Plain text to words and back, in the conventions of WikiText."""
+"""Plain text to words and back."""
 
 import re
 
@@ -7,12 +7,15 @@ _WORD = re.compile(
     r"|(?<=\w)['’]\w+|\w+"  # Don't -> Don 't, the dog's -> the dog 's.
     r"|([^\w\s])\1{0,2}"  # >>> and ... and ** are one word, no rule is.
 )
+# WikiText marks what it took apart: well @-@ known, 1 @,@ 500, 3 @.@ 5.
+_INNER = re.compile(r"(?<=\w)-(?=\w)|(?<=\d)[,.](?=\d)")
+_GLUED = re.compile(r"[\w>][,;:!?)]$")
 _NO_SPACE_BEFORE = re.compile(r" (?=(?:[.,;:!?%)\]}]|\.\.\.|['’]\w+)(?: |$))")
 _NO_SPACE_AFTER = re.compile(r"(?:(?<=^)|(?<= ))([(\[{$]) ")
 _JOINED = re.compile(r" @([-,.])@ ")
 
 
-def split_words(text):
+def split_words(text, marked=False):
     """Splits plain text into words and punctuation.
 
     A word is a run of letters, digits and underscores. What follows an
@@ -22,6 +25,9 @@ def split_words(text):
 
     Args:
         text: string.
+        marked: bool, whether a hyphen within a word and a comma or point within
+            a number become `@-@`, `@,@` and `@.@`, as in WikiText. Defaults to
+            `False`.
 
     Returns:
         List of strings without white space.
@@ -30,7 +36,32 @@ def split_words(text):
     >>> split_words("Don't call os.path_join(a, 2)!")
     ['Don', "'t", 'call', 'os', '.', 'path_join', '(', 'a', ',', '2', ')', '!']
     """
+    if marked:
+        text = _INNER.sub(r" @\g<0>@ ", text)
     return [match.group() for match in _WORD.finditer(text)]
+
+
+def is_tokenised(text):
+    """Whether white space already separates all words, as in WikiText.
+
+    It does where WikiText's marks occur, and fewer than one word in a hundred
+    has a comma or the like behind it: a page that only speaks of `<unk>` is
+    plain text.
+
+    Args:
+        text: string.
+
+    Returns:
+        A bool.
+
+    Example:
+    >>> is_tokenised("well @-@ known , <unk>"), is_tokenised("<unk>, well")
+    (True, False)
+    """
+    words = text.split()
+    glued = sum(_GLUED.search(word) is not None for word in words)
+    marks = "<unk>" in text or "@-@" in text
+    return marks and glued < 0.01 * len(words)
 
 
 def join_words(words):

@@ -84,8 +84,8 @@ class LinearRecurrence(keras.layers.Layer):
 
     `z_t = K z_{t-1} + B u_t`, `y_t = C z_t + D * u_t`, `out = W_o(silu(W_g u)
     * y)`. K has 2x2 blocks, rotations by theta scaled by `r = exp(-exp(nu))`,
-    below 1 for any nu; B is scaled by `sqrt(1 - r^2)`, which gives z the
-    variance of its input.
+    below 1 for any nu (in float32 while nu > -17); B is scaled by
+    `sqrt(1 - r^2)`, which gives z the variance of its input.
 
     Since K does not depend on t, `K^s = (r^s, s theta)` in closed form, and a
     doubling scan needs O(N) work and O(log N) steps. The state is kept in

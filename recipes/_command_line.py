@@ -16,6 +16,19 @@ BACKENDS = {
 }
 
 
+# What bad input and a diverging run raise; anything else is a fault of ours.
+EXPECTED = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names every default but that of a flag without one."""
+
+    def _get_help_string(self, action):
+        if action.default is None:
+            return action.help
+        return super()._get_help_string(action)
+
+
 def parser(description, trains=True):
     """An argument parser with the flags that every recipe has.
 
@@ -24,7 +37,7 @@ def parser(description, trains=True):
     """
     flags = argparse.ArgumentParser(
         description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add = flags.add_argument
     add(
@@ -107,7 +120,7 @@ def plain_errors(main):
     def run(argv=None):
         try:
             return main(argv)
-        except (ValueError, TypeError, OSError) as error:
+        except EXPECTED as error:
             if "ORRERY_TRACEBACK" in os.environ:
                 raise
             raise SystemExit(

@@ -52,8 +52,9 @@ def train_arm(arm, model, data, blocks, arguments, settings):
     history = train(
         model, data, folder, settings[arm], callbacks, arguments.resume
     )
-    check_fallback(history)
     measured["seconds"] = sum(history["seconds"])
+    if arm == "koopman":
+        measured["fallback_fraction"] = history["koopman_fallback_fraction"][-1]
     if arm == "koopman" and arguments.operator_epochs:
         folder = folder / "operators_only"
         model.train_operators_only(
@@ -76,9 +77,13 @@ def train_arm(arm, model, data, blocks, arguments, settings):
     return {**measured, **score(model, data, blocks, arguments.batch_size)}
 
 
-def check_fallback(history):
-    """A Koopman loss that was switched off so often was not trained with."""
-    fraction = history.get("koopman_fallback_fraction", [0.0])[-1]
+def check_fallback(measured):
+    """A Koopman loss that was switched off so often was not trained with.
+
+    Args:
+        measured: what `train_arm` returned; to be checked once it is written.
+    """
+    fraction = measured.get("fallback_fraction", 0.0)
     if fraction > MOST_FALLBACK:
         raise SystemExit(
             f"The Koopman loss was in fallback for {fraction:.0%} of its "

@@ -4,7 +4,7 @@ import json
 
 import keras
 from _command_line import distribute, open_folder, versions, write_json
-from _koopman_arms import build, count_weights, train_arm
+from _koopman_arms import build, check_fallback, count_weights, train_arm
 from _koopman_controls import count_words, replace
 from _koopman_report import write_report
 from _koopman_setup import (
@@ -19,7 +19,8 @@ from _koopman_setup import (
 )
 from _scoring import locate
 from _training import check_state
-from orrery.datasets import load_text
+from orrery.datasets import Vocabulary, load_text
+from orrery.datasets.words import join_words
 from orrery.zoo.registry import load
 
 # An epoch on two CPU cores.
@@ -91,7 +92,9 @@ def run(arguments):
         sample = generate(model, data, arguments)
         (folder / "sample.txt").write_text(sample + "\n", encoding="utf-8")
     write_report(folder)
-    print(f"\nWrote {folder}/report.md, pictures and model.keras")
+    print(f"\nWrote {folder}/report.md, and what it shows beside it")
+    for result in measured["arms"].values():
+        check_fallback(result)
 
 
 def former_measures(folder):
@@ -126,9 +129,9 @@ def announce(arguments, architecture, data, blocks):
 
 
 def generate(model, data, arguments):
-    """A sample of text, or why there is none."""
+    """A sample of text as people write it, or why there is none."""
     try:
-        return model.generate(
+        text = model.generate(
             arguments.prompt,
             max_length=SAMPLE_LENGTH,
             sampler="top_p",
@@ -137,3 +140,5 @@ def generate(model, data, arguments):
         )
     except ImportError as error:
         return f"(no sample: {error})"
+    by_word = isinstance(data.vocabulary, Vocabulary)
+    return join_words(text.split()) if by_word else text

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 
+OPERATORS_ALONE = "koopman/operators_only"
 COLORS = {"koopman": "C0", "base": "C1", "lstm": "C2"}
 
 
@@ -16,7 +17,7 @@ def write_report(folder):
     }
     histories = {
         arm: _history(folder / arm / "history.csv")
-        for arm in read["metrics"]["arms"]
+        for arm in (*read["metrics"]["arms"], OPERATORS_ALONE)
         if (folder / arm / "history.csv").exists()
     }
     pictures = []
@@ -44,8 +45,8 @@ def _draw(folder, metrics, histories):
     pictures = []
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss, perplexity = figure.subplots(1, 2)
-    for arm, history in histories.items():
-        color = COLORS[arm]
+    for arm in filter(histories.get, COLORS):
+        history, color = histories[arm], COLORS[arm]
         loss.plot(
             history["epoch"],
             [math.log(value) for value in history["perplexity"]],
@@ -83,6 +84,11 @@ def _draw(folder, metrics, histories):
 
     if "koopman" in histories:
         history = histories["koopman"]
+        alone = len(history["epoch"])
+        if OPERATORS_ALONE in histories:
+            last = histories[OPERATORS_ALONE]
+            history = {key: history[key] + last[key] for key in last}
+            history["epoch"] = list(range(1, len(history["epoch"]) + 1))
         figure = Figure(figsize=(10, 4), layout="constrained")
         weight, error = figure.subplots(1, 2)
         weight.plot(
@@ -115,6 +121,15 @@ def _draw(folder, metrics, histories):
         # Operators that were not trained yet may leave the picture.
         error.set_ylim(bottom=max(-1.05, error.get_ylim()[0]))
         for axes in (weight, error):
+            if len(history["epoch"]) > alone:
+                axes.axvline(alone + 0.5, color="0.8", linewidth=1)
+                axes.text(
+                    alone + 0.6,
+                    0.3,
+                    "operators alone",
+                    rotation=90,
+                    transform=axes.get_xaxis_transform(),
+                )
             axes.xaxis.get_major_locator().set_params(integer=True)
         error.legend()
         save(figure, "koopman.png")
@@ -208,6 +223,9 @@ def _text(folder, config, metrics, histories, pictures):
             f"{seconds / 60:.1f}" if seconds else "-",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+        if "unigram" in result:
+            unigram = f"{result['unigram']['perplexity']:.1f}"
+            lines.append(f"| unigram | - | 0 | {unigram} |" + " - |" * 4)
     if "replaced" in metrics:
         curves = metrics["replaced"]
         standard = curves["own operators"][0]

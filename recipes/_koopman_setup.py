@@ -3,27 +3,11 @@
 import pathlib
 
 from _command_line import default_folder
+from _koopman_defaults import DEFAULTS, FINE_TUNING
 from _scoring import check_vocabulary
 from orrery.zoo import KoopmanLM
 from orrery.zoo.registry import load
 
-# A text file takes those of stdlib.
-DEFAULTS = {
-    "stdlib": {
-        "preset": "koopman_lm_stdlib",
-        "epochs": 4,
-        "operator_epochs": 1,
-        "learning_rate": 4e-3,
-    },
-    "wikitext2": {
-        "preset": "koopman_lm_small",
-        "epochs": 10,
-        "operator_epochs": 2,
-        "learning_rate": 2e-3,
-    },
-}
-# A saved model has its architecture, and learns a new text slowly.
-FINE_TUNING = {"preset": None, "learning_rate": 5e-4}
 SCHEDULE = {"warmup": 1, "ramp": 2, "max_weight": 0.05}
 SMOKE_BLOCKS = 64
 SAMPLE_LENGTH = 60
@@ -70,6 +54,11 @@ def describe(arguments, source, vocabulary):
         preset = KoopmanLM.presets[arguments.preset]
         return {**preset, "vocabulary_size": len(vocabulary)}
     model = load(source)
+    if not isinstance(model, KoopmanLM):
+        raise ValueError(
+            "--start-from must be a KoopmanLM; got a "
+            f"{type(model).__name__} in {source}"
+        )
     check_vocabulary(model, vocabulary)
     config = model.get_config()
     for name in ("name", "trainable", "dtype", "replaced"):

@@ -118,12 +118,14 @@ def token_losses(model, x, y, batch_size):
 
 def summarize(losses, targets, unknown_id):
     """Perplexity with and without `<unk>` targets, from per-token losses."""
-    known = targets != unknown_id
+    known = losses[targets != unknown_id]
     return {
         "perplexity": math.exp(float(np.mean(losses, dtype="float64"))),
         "perplexity_without_unknown": math.exp(
-            float(np.mean(losses[known], dtype="float64"))
-        ),
+            float(np.mean(known, dtype="float64"))
+        )
+        if known.size
+        else math.nan,
     }
 
 

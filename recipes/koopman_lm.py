@@ -12,16 +12,18 @@ control. Numbers, pictures and `report.md` are left in `--out`.
 import math
 
 import _command_line
+from _koopman_defaults import DEFAULTS, FINE_TUNING
 
 ARMS = ("koopman", "base", "lstm", "ngram")
-EVERYWHERE = {"backend", "data_dir", "batch_size", "seed"}
 # The flags that mean something where a model is only scored, where the
 # original is trained, and where a saved model is.
-SCORING = {*EVERYWHERE, "evaluate"}
-TRAINING = {*EVERYWHERE, "dataset", "epochs", "out", "resume", "smoke"}
+SCORING = {"backend", "batch_size", "evaluate"}
+TRAINING = {"backend", "data_dir", "batch_size", "seed", "dataset"}
+TRAINING |= {"epochs", "out", "resume", "smoke"}
 LEGACY = {*TRAINING, "protocol", "preset"}
-FINE_TUNING = {*TRAINING, "start_from", "operator_epochs", "learning_rate"}
-FINE_TUNING |= {"arms", "prompt", "devices"}
+FINE_TUNED = {*TRAINING, "start_from", "operator_epochs", "learning_rate"}
+FINE_TUNED |= {"arms", "prompt", "devices"}
+WITHOUT_OPERATORS = {"operator_epochs", "prompt", "start_from"}
 
 
 def command_line(argv=None):
@@ -32,14 +34,29 @@ def command_line(argv=None):
         default="stdlib",
         help="stdlib, wikitext2, or the path of a text file",
     )
-    add("--preset", help="a KoopmanLM preset; the data set's if not given")
-    add("--epochs", type=int, help="passes over the data; as above")
+    text, wikitext2 = DEFAULTS["stdlib"], DEFAULTS["wikitext2"]
+
+    def default(name):
+        return f"{text[name]}, for wikitext2 {wikitext2[name]}"
+
+    add("--preset", help=f"of KoopmanLM (default: {default('preset')})")
+    add(
+        "--epochs",
+        type=int,
+        help=f"passes over the data (default: {default('epochs')})",
+    )
     add(
         "--operator-epochs",
         type=int,
-        help="further passes that train the operators alone; as above",
+        help="further passes that train the operators alone (default: "
+        f"{default('operator_epochs')})",
     )
-    add("--learning-rate", type=float, help="the highest; as above")
+    add(
+        "--learning-rate",
+        type=float,
+        help=f"the highest (default: {default('learning_rate')}, with "
+        f"--start-from {FINE_TUNING['learning_rate']})",
+    )
     add("--tokenizer", default="word", help="word or byte_pair")
     add(
         "--arms",
@@ -74,10 +91,17 @@ def command_line(argv=None):
     elif arguments.protocol == "legacy":
         refuse(flags, arguments, "--protocol legacy", LEGACY)
     elif arguments.start_from:
-        refuse(flags, arguments, "--start-from", FINE_TUNING)
+        refuse(flags, arguments, "--start-from", FINE_TUNED)
     if arguments.arms is None:
         # Beside arms that start from nothing a trained one would be flattered.
         arguments.arms = ("koopman", "ngram") if arguments.start_from else ARMS
+    everything = set(vars(arguments))
+    if "koopman" not in arguments.arms:
+        mode = "--arms that leave koopman out"
+        refuse(flags, arguments, mode, everything - WITHOUT_OPERATORS)
+    if arguments.dataset != "wikitext2":
+        mode = f"--dataset {arguments.dataset}"
+        refuse(flags, arguments, mode, everything - {"data_dir"})
     rate = arguments.learning_rate
     if rate is not None and not 0 < rate < math.inf:
         flags.error(f"--learning-rate must be above 0; got {rate}")

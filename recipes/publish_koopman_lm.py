@@ -101,6 +101,12 @@ def write_tables(arguments, config, metrics):
                 "command": command(settings),
             }
         )
+        if "unigram" in result:
+            unigram = round(result["unigram"]["perplexity"], 2)
+            blank = dict.fromkeys(rows[-1], "")
+            rows.append(
+                {**blank, "arm": "unigram", "valid perplexity": unigram}
+            )
     write(ROOT / "results" / f"{name}_arms.csv", rows)
     curves = metrics["replaced"]
     standard = curves["own operators"][0]

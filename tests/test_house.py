@@ -195,7 +195,10 @@ def test_examples_of_the_readme():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert len(blocks) == 2
-    run_python("\n".join(blocks))
+    check = "rotation = np.exp(0.6435j)\n"
+    check += "assert np.abs(operator.spectrum() - rotation).min() < 1e-3\n"
+    check += "assert np.abs(predicted - x @ angle.T).max() < 1e-3\n"
+    run_python("\n".join([*blocks, check]))
 
 
 def test_a_missing_backend_says_what_to_install():

@@ -102,6 +102,11 @@ def find(name):
     folders = _folders()
     if str(name) in folders:
         return folders[str(name)]
+    if Path(name).exists():
+        raise ValueError(
+            f"`name` is the path {str(name)!r}, which is neither a .keras file "
+            "nor the folder of a saved model (model.keras and metadata.json)"
+        )
     close = difflib.get_close_matches(str(name), folders, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(

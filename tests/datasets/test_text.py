@@ -25,8 +25,8 @@ def test_a_text_file(file):
     x, y = data.blocks("train")
     assert x.shape[1] == data.sequence_length == 16
     np.testing.assert_array_equal(y[:, :-1], x[:, 1:])
-    text = data.vocabulary.decode(data.splits["train"][:12], for_people=True)
-    assert text == "The quick brown fox jumps over the lazy dog, again and"
+    text = data.vocabulary.decode(data.splits["train"][:12])
+    assert text == "The quick brown fox jumps over the lazy dog , again and"
     assert json.loads(json.dumps(data.metadata)) == data.metadata
     assert data.metadata["unknown_rate"]["test"] == 0.0
     assert data.metadata["blocks"]["train"] == len(x)

@@ -27,6 +27,10 @@ def test_text_in_the_format_of_wikitext_is_split_at_white_space(tmp_path):
     path.write_text("The U.S. <unk> well @-@ known don't . ")
     words = read_text_file(path, whole=True).words("test")
     assert words == "The U.S. <unk> well @-@ known don't .".split()
+    path.write_text("The well-known <unk>, and so on.")
+    corpus = read_text_file(path, whole=True, marked=True)
+    assert corpus.words("test")[1:5] == ["well", "@-@", "known", "<unk>"]
+    assert corpus.remarks == {"words": "split"}
     path.write_text("The U.S. don't.")
     words = read_text_file(path, whole=True).words("test")
     assert words == "The U . S . don 't .".split()

@@ -35,14 +35,14 @@ def test_a_typed_string_keeps_known_words_and_splits_the_rest():
     assert words == "the U.S. army 's , the"
 
 
-def test_decode_for_people():
-    vocabulary = Vocabulary.from_words(
-        "well @-@ known , the ( big ) cat".split()
+def test_a_typed_string_is_marked_where_the_vocabulary_is():
+    words = "well @-@ known 1 @,@ 5 - ,".split()
+    marked = Vocabulary.from_words(words)
+    assert marked.decode(marked.encode("well-known 1,5")) == (
+        "well @-@ known 1 @,@ 5"
     )
-    ids = vocabulary.encode("the well @-@ known , ( big ) cat".split())
-    assert vocabulary.decode(ids, for_people=True) == (
-        "the well-known, (big) cat"
-    )
+    plain = Vocabulary.from_words([word.strip("@") for word in words])
+    assert plain.decode(plain.encode("well-known 1,5")) == "well - known 1 , 5"
 
 
 def test_file_has_one_word_per_line_and_the_line_is_the_id(tmp_path):

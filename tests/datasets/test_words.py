@@ -1,5 +1,5 @@
 import pytest
-from orrery.datasets.words import join_words, split_words
+from orrery.datasets.words import is_tokenised, join_words, split_words
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,20 @@ from orrery.datasets.words import join_words, split_words
 )
 def test_split(text, words):
     assert split_words(text) == (words if words == [] else words.split())
+
+
+def test_marks_are_those_of_wikitext():
+    text = "A well-known U.S. 1,500.5 m run - so, x-ray."
+    words = "A well @-@ known U . S . 1 @,@ 500 @.@ 5 m run - so , x @-@ ray ."
+    assert split_words(text, marked=True) == words.split()
+    assert split_words(words, marked=True) == words.split()
+    assert join_words("1 @,@ 500 @.@ 5".split()) == "1,500.5"
+
+
+def test_a_page_that_mentions_a_mark_is_plain_text():
+    assert is_tokenised("The U.S. <unk> well @-@ known don't . ")
+    assert not is_tokenised("The word <unk>, for example, is a mark.")
+    assert not is_tokenised("No mark at all .")
 
 
 def test_nothing_visible_is_lost():
