@@ -70,6 +70,28 @@ def materialise(tensors):
     return jax.lax.optimization_barrier(tensors)
 
 
+def rounds_products():
+    """Whether a float32 product may be one of rounded factors.
+
+    JAX does that on every accelerator, TensorFlow on a GPU unless
+    TensorFloat-32 is switched off, PyTorch on a GPU where it is switched on.
+    """
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend() != "cpu"
+    if backend == "torch":
+        import torch
+
+        precise = torch.get_float32_matmul_precision() == "highest"
+        return torch.cuda.is_available() and not precise
+    import tensorflow as tf
+
+    switched_on = tf.config.experimental.tensor_float_32_execution_enabled()
+    return switched_on and bool(tf.config.list_physical_devices("GPU"))
+
+
 def precise_matmul(a, b):
     """`a @ b` in full float32, where the backend can be told.
 

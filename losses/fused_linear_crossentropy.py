@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from .._backend import rounds_products
+
 CHUNK_SIZE = 128
 
 
@@ -95,7 +97,7 @@ def fused_linear_crossentropy(
     weight = ops.pad(weight, ((0, missing),)) * scale
     has_bias = bias is not None
     dtype = keras.backend.standardize_dtype(hidden.dtype)
-    in_16_bits = dtype in ("float16", "bfloat16")
+    coarse = dtype in ("float16", "bfloat16") or rounds_products()
     classes = kernel.shape[0 if transpose else 1]
 
     def logits(h, kernel, bias):
@@ -153,9 +155,9 @@ def fused_linear_crossentropy(
 
         `e / total` is never formed: its factor per token scales the narrow
         side of each product. The part of the target is a row of the kernel,
-        and a sum into one, both outside the loop; but in 16 bits, where the
-        two parts of a sure prediction would cancel to their rounding, it is
-        taken from `e` in float32.
+        and a sum into one, both outside the loop; but where products are
+        rounded (16 bits, TensorFloat-32) the two parts of a sure prediction
+        would cancel to their rounding, and it is taken from `e` in float32.
         """
         padded = ops.pad(hidden, ((0, missing), (0, 0)))
         rows = target_rows(kernel)
@@ -166,7 +168,7 @@ def fused_linear_crossentropy(
             h = chunk(padded, i)
             part, e, total = forward(h, chunk(target_logit, i), kernel, bias)
             share = chunk(weight, i)[:, None] / total
-            if in_16_bits:
+            if coarse:
                 one_hot = ops.one_hot(chunk(targets, i), classes)
                 e = e - total * ops.cast(one_hot, "float32")
             if has_bias:
@@ -194,7 +196,7 @@ def fused_linear_crossentropy(
                 ops.zeros(bias.shape, "float32"),
             ),
         )
-        if not in_16_bits:
+        if not coarse:
             w = weight[:, None]
             d_hidden = d_hidden - w * rows
             own = ops.segment_sum(padded * w, targets, num_segments=classes)

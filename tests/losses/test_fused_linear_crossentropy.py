@@ -1,5 +1,7 @@
 """The fused head against the plain formula, in value and in gradient."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -93,6 +95,13 @@ def test_equals_the_naive_loss_and_gradient(transpose, chunk, scale):
     for got, want in zip(moved, expected, strict=True):
         assert np.isfinite(got).all()
         np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_the_same_gradient_where_products_are_rounded(transpose, monkeypatch):
+    module = sys.modules[fused_linear_crossentropy.__module__]
+    monkeypatch.setattr(module, "rounds_products", lambda: True)
+    test_equals_the_naive_loss_and_gradient(transpose, 16, 3.0)
 
 
 def reference(given):
