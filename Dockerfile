@@ -21,7 +21,7 @@ ENV KERAS_BACKEND=${BACKEND} \
 
 WORKDIR /orrery
 # The packages first: they change less often than the code.
-COPY pyproject.toml constraints.txt README.md LICENSE __init__.py ./
+COPY constraints.txt ./
 RUN case "${BACKEND}" in \
       jax) backend="jax[cuda12]" ;; \
       torch) backend="torch" ;; \
