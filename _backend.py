@@ -93,13 +93,13 @@ def rounds_products():
 
 
 def precise_matmul(a, b):
-    """`a @ b` in full float32, where the backend can be told.
-
-    JAX on a GPU or TPU rounds the factors first, PyTorch does not unless it is
-    asked to, and for TensorFlow it is a switch of the whole program.
-    """
-    if keras.backend.backend() != "jax":
-        return keras.ops.matmul(a, b)
+    """`a @ b` in full float32, also where `rounds_products`."""
+    ops = keras.ops
+    if not rounds_products():
+        return ops.matmul(a, b)
+    if keras.backend.backend() != "jax":  # Their switch is the whole program's.
+        a, b = ops.cast(a, "float64"), ops.cast(b, "float64")
+        return ops.cast(ops.matmul(a, b), "float32")
     import jax.numpy as jnp
 
     return jnp.matmul(a, b, precision="highest")

@@ -15,6 +15,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "recipes"))
 
 import _command_line  # noqa: E402
+import _koopman_runs  # noqa: E402
 
 # What differs from the preset: the model, its operators, the Koopman loss.
 VARIANTS = {
@@ -33,53 +34,23 @@ VARIANTS = {
 
 @_command_line.plain_errors
 def main(argv=None):
-    flags = _command_line.parser(__doc__.splitlines()[0], trains=False)
-    flags.add_argument("--dataset", default="stdlib")
-    flags.add_argument("--preset", default="koopman_lm_stdlib")
-    flags.add_argument("--epochs", type=int, default=15)
+    flags = _koopman_runs.parser(
+        __doc__.splitlines()[0], "stdlib", "koopman_lm_stdlib", 15, 4e-3
+    )
     flags.add_argument("--operator-epochs", type=int, default=3)
-    flags.add_argument("--learning-rate", type=float, default=4e-3)
     arguments = _command_line.parse(flags, argv)
-    from _koopman_setup import check_preset
-
-    check_preset(arguments.preset)
-    arguments.start_from = None
-    arguments.precision = "float32"
-    arguments.resume = True
     if arguments.smoke:
         arguments.epochs = 1
         arguments.operator_epochs = min(arguments.operator_epochs, 1)
-    text = pathlib.Path(arguments.dataset).stem
-    root = arguments.out or pathlib.Path(
-        f"runs/koopman_ablation-{text}-{arguments.backend}"
-        + ("-smoke" if arguments.smoke else "")
-    )
-    from _measure import results_file, write_csv
-
-    rows = run(arguments, root)
-    path = results_file(
-        f"koopman_ablation_{arguments.preset}_{text}",
-        ["keras", arguments.backend],
-        smoke=arguments.smoke,
-    )
-    write_csv(path, rows)
-    print(f"Wrote {path}")
+    _koopman_runs.run_and_write("koopman_ablation", arguments, run)
 
 
-def run(arguments, root):
+def run(arguments, data, blocks, preset, root):
     import _koopman_arms as arms
     from _koopman_controls import replaced_curve
     from _koopman_report import training_seconds
-    from _koopman_setup import SCHEDULE, SMOKE_BLOCKS, describe, settings_of
-    from orrery.datasets import load_text
+    from _koopman_setup import SCHEDULE, settings_of
 
-    data = load_text(arguments.dataset, data_dir=arguments.data_dir)
-    limit = SMOKE_BLOCKS if arguments.smoke else None
-    blocks = {
-        split: tuple(array[:limit] for array in data.blocks(split))
-        for split in ("train", "valid", "test")
-    }
-    preset = describe(arguments, None, data.vocabulary)
     operator_epochs = arguments.operator_epochs
     rows = []
     for variant, changes in VARIANTS.items():
@@ -119,6 +90,7 @@ def run(arguments, root):
                     f"ratio_{count}": round(value / standard, 3)
                     for count, value in enumerate(curve, 1)
                 },
+                "fallback_fraction": measured["fallback_fraction"],
                 "seconds": round(training_seconds(measured)),
             }
         )

@@ -17,6 +17,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "recipes"))
 
 import _command_line  # noqa: E402
+import _koopman_runs  # noqa: E402
 
 # Two-sided 95 % points of Student's t for n - 1 degrees of freedom.
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447}
@@ -26,53 +27,23 @@ CONTROL = "lstm"
 
 @_command_line.plain_errors
 def main(argv=None):
-    flags = _command_line.parser(__doc__.splitlines()[0], trains=False)
-    flags.add_argument("--dataset", default="wikitext2")
-    flags.add_argument("--preset", default="koopman_lm_small")
-    flags.add_argument("--epochs", type=int, default=2)
-    flags.add_argument("--learning-rate", type=float, default=2e-3)
+    flags = _koopman_runs.parser(
+        __doc__.splitlines()[0], "wikitext2", "koopman_lm_small", 2, 2e-3
+    )
     flags.add_argument(
         "--seeds", type=int, default=3, help="2 to 7, from --seed on"
     )
     arguments = _command_line.parse(flags, argv)
     if arguments.seeds not in STUDENT:
         flags.error(f"--seeds must be 2 to 7; got {arguments.seeds}")
-    from _koopman_setup import check_preset
-
-    check_preset(arguments.preset)
-    arguments.start_from = None
     arguments.operator_epochs = 0
-    arguments.precision = "float32"
-    arguments.resume = True
-    text = pathlib.Path(arguments.dataset).stem
-    root = arguments.out or pathlib.Path(
-        f"runs/koopman_arms-{text}-{arguments.backend}"
-        + ("-smoke" if arguments.smoke else "")
-    )
-    from _measure import results_file, write_csv
-
-    rows = run(arguments, root)
-    path = results_file(
-        f"koopman_arms_{arguments.preset}_{text}",
-        ["keras", arguments.backend],
-        smoke=arguments.smoke,
-    )
-    write_csv(path, rows)
-    print(f"Wrote {path}")
+    _koopman_runs.run_and_write("koopman_arms", arguments, run)
 
 
-def run(arguments, root):
+def run(arguments, data, blocks, architecture, root):
     import _koopman_arms as arms
-    from _koopman_setup import SMOKE_BLOCKS, describe, settings_of
-    from orrery.datasets import load_text
+    from _koopman_setup import settings_of
 
-    data = load_text(arguments.dataset, data_dir=arguments.data_dir)
-    limit = SMOKE_BLOCKS if arguments.smoke else None
-    blocks = {
-        split: tuple(array[:limit] for array in data.blocks(split))
-        for split in ("train", "valid", "test")
-    }
-    architecture = describe(arguments, None, data.vocabulary)
     rows, differences = [], []
     first = arguments.seed
     for seed in range(first, first + arguments.seeds):
@@ -90,7 +61,6 @@ def run(arguments, root):
         base, koopman = (
             math.log(measured[arm]["valid"]["perplexity"]) for arm in ARMS
         )
-        arms.check_fallback(measured["koopman"])
         differences.append(koopman - base)
     mean = statistics.mean(differences)
     half = (
@@ -117,6 +87,8 @@ def run(arguments, root):
 
 
 def row(arguments, arm, measured):
+    from _koopman_arms import fallback_complaint
+
     return {
         "arm": arm,
         "seed": arguments.seed,
@@ -129,7 +101,7 @@ def row(arguments, arm, measured):
         ),
         "seconds": round(measured["seconds"]),
         "interval_95": "",
-        "verdict": "",
+        "verdict": fallback_complaint(measured),
     }
 
 

@@ -22,7 +22,7 @@ def bound_spectral_radius(matrix):
     `n u |P|_F |P|_F` (Higham). The least of the eleven bounds is returned. It
     is 1.0 % too large for an orthogonal matrix of size 193, 6 % for a Gaussian
     one, and several times for a matrix so far from normal that float32 hardly
-    determines its eigenvalues. TensorFloat-32 must be off on TensorFlow.
+    determines its eigenvalues.
 
     Args:
         matrix: float32 tensor `(n, n)`.

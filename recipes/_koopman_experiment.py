@@ -4,15 +4,15 @@ import json
 
 import keras
 from _command_line import distribute, open_folder, versions, write_json
-from _koopman_arms import build, check_fallback, count_weights, train_arm
+from _koopman_arms import build, count_weights, fallback_complaint, train_arm
 from _koopman_controls import count_words, replace
 from _koopman_report import write_report
 from _koopman_setup import (
     SAMPLE_LENGTH,
     SCHEDULE,
-    SMOKE_BLOCKS,
     check_prompt,
     complete,
+    cut_blocks,
     describe,
     phases,
     settings_of,
@@ -47,11 +47,7 @@ def run(arguments):
         vocabulary=vocabulary,
     )
     check_prompt(arguments.prompt, data.vocabulary)
-    limit = SMOKE_BLOCKS if arguments.smoke else None
-    blocks = {
-        split: tuple(array[:limit] for array in data.blocks(split))
-        for split in ("train", "valid", "test")
-    }
+    blocks = cut_blocks(data, arguments.smoke)
     architecture = describe(arguments, source, data.vocabulary)
     settings = {
         phase: settings_of(phase, arguments, architecture, data)
@@ -94,7 +90,8 @@ def run(arguments):
     write_report(folder)
     print(f"\nWrote {folder}/report.md, and what it shows beside it")
     for result in measured["arms"].values():
-        check_fallback(result)
+        if complaint := fallback_complaint(result):
+            raise SystemExit(complaint)
 
 
 def former_measures(folder):

@@ -33,6 +33,15 @@ def complete(arguments):
         )
 
 
+def cut_blocks(data, smoke):
+    """The examples of every split, a few of them for a smoke run."""
+    limit = SMOKE_BLOCKS if smoke else None
+    return {
+        split: tuple(array[:limit] for array in data.blocks(split))
+        for split in ("train", "valid", "test")
+    }
+
+
 def check_preset(name):
     if name not in KoopmanLM.presets:
         raise SystemExit(

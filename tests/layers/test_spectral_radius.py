@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from keras import ops
+from orrery import _backend
 from orrery.layers.spectral_radius import bound_spectral_radius
 
 SIZE = 24
@@ -43,6 +44,14 @@ def test_far_from_normal(size, condition):
         value = bound(matrix)
         assert radius <= value
         assert np.abs(np.linalg.eigvals(matrix / max(value, 1.0))).max() <= 1.0
+
+
+def test_where_products_are_rounded(monkeypatch):
+    """The precise product stands in for the rounded one, to the same bound."""
+    matrix = np.random.default_rng(0).normal(size=(SIZE, SIZE))
+    expected = bound(matrix)
+    monkeypatch.setattr(_backend, "rounds_products", lambda: True)
+    assert bound(matrix) == pytest.approx(expected, rel=1e-5)
 
 
 def test_nilpotent():
