@@ -25,7 +25,9 @@ def spread(values):
     return median, low, high
 
 
-def run_task(script, task, backend=None, timeout=3600, threads=None):
+def run_task(
+    script, task, backend=None, timeout=3600, threads=None, blas_threads=1
+):
     """Run `script --task JSON` in a fresh process; its last line as JSON.
 
     TF32 is off, and no backend takes a GPU's memory beforehand.
@@ -36,6 +38,7 @@ def run_task(script, task, backend=None, timeout=3600, threads=None):
         backend: value of `KERAS_BACKEND`, or `None` to leave it.
         timeout: float, seconds.
         threads: int, or `None` for one per core.
+        blas_threads: int, threads of OpenBLAS, or `None` to leave them.
 
     Returns:
         The dict that the script handed to `reply`.
@@ -54,6 +57,8 @@ def run_task(script, task, backend=None, timeout=3600, threads=None):
     }
     if backend is not None:
         environment["KERAS_BACKEND"] = backend
+    if blas_threads is not None:
+        environment["OPENBLAS_NUM_THREADS"] = str(blas_threads)
     process = subprocess.run(
         [sys.executable, str(script), "--task", json.dumps(task)],
         env=environment,

@@ -8,7 +8,7 @@ from _train_step_variants import Variant
 PACKAGES = ("keras", "jax", "torch", "tensorflow", "keras-hub")
 
 
-def table_rows(name, measured, differences, overheads):
+def table_rows(name, measured, differences):
     """One dict per variant: medians, ratios to the peers, memory."""
     medians = {
         variant: statistics.median(pooled(runs, "steps"))
@@ -29,7 +29,6 @@ def table_rows(name, measured, differences, overheads):
     for variant, runs in measured.items():
         median, low, high = spread(pooled(runs, "steps"))
         loss, weight = differences[variant]
-        over = spread(overheads[variant]) if variant in overheads else [""] * 3
         rows.append(
             {
                 "size": name,
@@ -42,9 +41,6 @@ def table_rows(name, measured, differences, overheads):
                 "over_compiled_best": median / peer("compile", None),
                 "over_eager_naive": median / peer("eager", "naive"),
                 "over_eager_best": median / peer("eager", None),
-                "koopman_overhead": over[0],
-                "koopman_overhead_q1": over[1],
-                "koopman_overhead_q3": over[2],
                 "first_step_s": statistics.median(r["first"] for r in runs),
                 "steps": len(pooled(runs, "steps")),
                 "processes": len(runs),
@@ -81,11 +77,6 @@ def show(rows):
             f"{row['over_compiled_best']:6.2f} "
             f"{row['over_eager_naive']:8.2f} {row['over_eager_best']:6.2f} "
             f"{row['step_memory_mb']:6.0f}"
-            + (
-                f"  operators {row['koopman_overhead']:+.1%}"
-                if row["koopman_overhead"] != ""
-                else ""
-            )
         )
 
 

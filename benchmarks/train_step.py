@@ -167,7 +167,6 @@ def measure(variants, sizes, folder, arguments):
     print("Differences after a few steps:")
     differences = check_parity(variants, sizes, folder, arguments.backend)
     measured = {variant: [] for variant in variants}
-    overheads = {}
     order = random.Random(0)
     for turn in range(arguments.processes):
         for variant in order.sample(variants, len(variants)):
@@ -178,13 +177,7 @@ def measure(variants, sizes, folder, arguments):
                 f"{statistics.median(run['steps']):.3f} s",
                 flush=True,
             )
-            if variant.model in ("koopman", "preset"):
-                run = task("overhead", variant, sizes, folder, arguments.steps)
-                overheads.setdefault(variant, []).extend(
-                    with_operators / without - 1
-                    for without, with_operators in run["pairs"]
-                )
-        rows = table_rows(arguments.size, measured, differences, overheads)
+        rows = table_rows(arguments.size, measured, differences)
         show(rows)
         write("train_step", rows, measured, arguments)
     print("\nMemory of head and loss, fused over naive:")

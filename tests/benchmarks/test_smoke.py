@@ -96,6 +96,23 @@ def test_koopman_ablation(smoke):
         numbers(row, "valid_perplexity", "epochs", "seconds", *ratios)
 
 
+def test_koopman_overhead(smoke, tmp_path):
+    rows = smoke("koopman_overhead", *SMOKE, "--out", tmp_path)
+    threads = ["1", ""] if BACKEND == "jax" else [""]
+    assert [row["blas_threads"] for row in rows] == threads
+    for row in rows:
+        assert row["backend"] == BACKEND
+        assert row["windows"] == "2"
+        for measure in ("seconds", "cpu_seconds"):
+            numbers(row, measure)
+            middle = float(row[f"{measure}_overhead"])
+            low, high = (
+                float(row[f"{measure}_overhead_{quartile}"])
+                for quartile in ("q1", "q3")
+            )
+            assert -1 < low <= middle <= high
+
+
 def test_koopman_forward(smoke):
     rows = smoke("koopman_forward", *SMOKE, MODEL, "--dataset", "stdlib")
     measured = {(row["delays"], row["lift_dim"]): row for row in rows}
