@@ -125,7 +125,7 @@ def _draw(folder, metrics, histories):
                 axes.axvline(alone + 0.5, color="0.8", linewidth=1)
                 axes.text(
                     alone + 0.6,
-                    0.3,
+                    0.17,
                     "operators alone",
                     rotation=90,
                     transform=axes.get_xaxis_transform(),
