@@ -15,7 +15,10 @@ def parser(description, dataset, preset, epochs, learning_rate):
 
 
 def run_and_write(what, arguments, run):
-    """The rows of `run(arguments, data, blocks, architecture, root)`, a CSV."""
+    """The rows of `run(arguments, data, blocks, architecture, root)`, a CSV.
+
+    It is written anew after every row that `run` yields.
+    """
     from _koopman_setup import check_preset, cut_blocks, describe
     from _measure import results_file, write_csv
     from orrery.datasets import load_text
@@ -32,11 +35,13 @@ def run_and_write(what, arguments, run):
     data = load_text(arguments.dataset, data_dir=arguments.data_dir)
     blocks = cut_blocks(data, arguments.smoke)
     architecture = describe(arguments, None, data.vocabulary)
-    rows = run(arguments, data, blocks, architecture, root)
     path = results_file(
         f"{what}_{arguments.preset}_{text}",
         ["keras", arguments.backend],
         smoke=arguments.smoke,
     )
-    write_csv(path, rows)
+    rows = []
+    for row in run(arguments, data, blocks, architecture, root):
+        rows.append(row)
+        write_csv(path, rows)
     print(f"Wrote {path}")

@@ -1,9 +1,11 @@
-"""What lets operators stand in for blocks: one part left out at a time.
+"""What lets operators stand in for blocks: parts left out.
 
     python benchmarks/koopman_ablation.py
 
 Every variant of `koopman_lm_stdlib` is trained like the model itself: the same
-seed, batches and epochs, then epochs of the operators alone. The table gives
+seed, batches and epochs, then epochs of the operators alone. All leave out one
+part, but for EDMD in training, which needs `replacement=0` and has no operators
+to train afterwards. The table gives
 the validation perplexity of the trained model, and its ratio to that with the
 first 1 .. L blocks run by its own operators. Runs are resumable: start the
 script again after an interruption.
@@ -52,7 +54,6 @@ def run(arguments, data, blocks, preset, root):
     from _koopman_setup import SCHEDULE, settings_of
 
     operator_epochs = arguments.operator_epochs
-    rows = []
     for variant, changes in VARIANTS.items():
         print(f"=== {variant} ===", flush=True)
         architecture = {
@@ -78,24 +79,22 @@ def run(arguments, data, blocks, preset, root):
         standard, *curve = replaced_curve(
             model, *blocks["valid"], arguments.batch_size
         )
-        rows.append(
-            {
-                "variant": variant,
-                "seed": arguments.seed,
-                "epochs": arguments.epochs,
-                "operator_epochs": arguments.operator_epochs,
-                "operator_parameters": measured["operator_parameters"],
-                "valid_perplexity": round(standard, 2),
-                **{
-                    f"ratio_{count}": round(value / standard, 3)
-                    for count, value in enumerate(curve, 1)
-                },
-                "fallback_fraction": measured["fallback_fraction"],
-                "seconds": round(training_seconds(measured)),
-            }
-        )
-        print(rows[-1], flush=True)
-    return rows
+        row = {
+            "variant": variant,
+            "seed": arguments.seed,
+            "epochs": arguments.epochs,
+            "operator_epochs": arguments.operator_epochs,
+            "operator_parameters": measured["operator_parameters"],
+            "valid_perplexity": round(standard, 2),
+            **{
+                f"ratio_{count}": round(value / standard, 3)
+                for count, value in enumerate(curve, 1)
+            },
+            "fallback_fraction": measured["fallback_fraction"],
+            "seconds": round(training_seconds(measured)),
+        }
+        print(row, flush=True)
+        yield row
 
 
 if __name__ == "__main__":

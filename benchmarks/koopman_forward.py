@@ -62,7 +62,7 @@ def main(argv=None):
         arguments.out,
         smoke=arguments.smoke,
     )
-    standard = perplexity(model, 0, valid, arguments.batch_size)
+    standard = replaced_perplexity(model, 0, valid, arguments.batch_size)
     done = finished(result)
     smallest = 2 if arguments.smoke else None
     grid = itertools.product(DELAYS[:smallest], LIFTS[:smallest])
@@ -96,8 +96,10 @@ def operators(model, delays, lift, fit, batch_size):
 
 
 def measure(model, standard, valid, batch_size):
-    half = perplexity(model, math.ceil(model.num_layers / 2), valid, batch_size)
-    everything = perplexity(model, model.num_layers, valid, batch_size)
+    half, everything = (
+        replaced_perplexity(model, count, valid, batch_size)
+        for count in (math.ceil(model.num_layers / 2), model.num_layers)
+    )
     return {
         "blocks": model.num_layers,
         "standard": round(standard, 2),
@@ -108,15 +110,14 @@ def measure(model, standard, valid, batch_size):
     }
 
 
-def perplexity(model, replaced, valid, batch_size):
+def replaced_perplexity(model, replaced, valid, batch_size):
     """Of the validation text, the first `replaced` blocks run by operators."""
-    import numpy as np
-    from _training import token_losses
+    from _training import perplexity
 
     model.set_replaced(range(replaced))
-    losses = token_losses(model, *valid, batch_size)
+    found = perplexity(model, *valid, batch_size)
     model.set_replaced(())
-    return math.exp(float(np.mean(losses, dtype="float64")))
+    return found
 
 
 def finished(path):

@@ -7,7 +7,6 @@ and after `quantize("int8")`; and the largest difference between the logits of
 the model and of its ONNX export run by onnxruntime (where the backend exports).
 """
 
-import math
 import pathlib
 import sys
 import tempfile
@@ -29,6 +28,7 @@ def main(argv=None):
     import orrery
     from _measure import results_file, write_csv
     from _scoring import check_vocabulary, locate
+    from _training import perplexity
     from orrery.datasets import load_text
 
     path, folder = locate(arguments.model)
@@ -77,14 +77,6 @@ def main(argv=None):
     )
     write_csv(path, rows)
     print(f"Wrote {path} with Keras {keras.__version__}")
-
-
-def perplexity(model, x, y, batch_size):
-    import numpy as np
-    from _training import token_losses
-
-    losses = token_losses(model, x, y, batch_size)
-    return math.exp(float(np.mean(losses, dtype="float64")))
 
 
 def onnx_difference(model, x):

@@ -93,7 +93,7 @@ class KoopmanMonitor(keras.callbacks.Callback):
                 ]
             )
         np.savez(self.path / f"epoch_{epoch + 1}.npz", **record)
-        self._draw(epoch, record)
+        self._draw(record)
         if logs is not None:
             logs["koopman_spectral_radius"] = float(
                 record["spectral_radius"].max()
@@ -108,7 +108,7 @@ class KoopmanMonitor(keras.callbacks.Callback):
                 model.koopman_measures()["contribution"] / logs["loss"]
             )
 
-    def _draw(self, epoch, record):
+    def _draw(self, record):
         if importlib.util.find_spec("matplotlib") is None:
             return
         from matplotlib.figure import Figure
@@ -120,7 +120,7 @@ class KoopmanMonitor(keras.callbacks.Callback):
         for block, values in enumerate(record["eigenvalues"], 1):
             axes.scatter(values.real, values.imag, s=12, label=f"block {block}")
         axes.set(
-            title=f"Koopman eigenvalues after epoch {epoch + 1}",
+            title="Koopman eigenvalues",
             xlabel="Re λ",
             ylabel="Im λ",
             aspect="equal",

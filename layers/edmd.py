@@ -36,7 +36,7 @@ class StreamingEDMD(keras.layers.Layer):
     factorisation does not fail. No matrix product follows the statistics: it
     would be too coarse in TensorFloat-32.
 
-    With `rho = 1` the sums are exact, whatever the partition into batches.
+    With `rho = 1` the partition into batches changes the sums by rounding only.
     Statistics are float32 under any policy and pass no gradient. A batch that
     would make them non-finite leaves them as they are, and is counted in
     `skipped`. They are part of `variables`, hence of a training checkpoint,

@@ -119,13 +119,13 @@ class LinearRecurrence(keras.layers.Layer):
     def __init__(self, state_dim=None, **kwargs):
         super().__init__(**kwargs)
         if state_dim is not None:
-            _check_even("state_dim", state_dim)
+            _check_even("`state_dim`", state_dim)
         self.state_dim = state_dim
 
     def build(self, input_shape):
         width = input_shape[-1]
         if self.state_dim is None:
-            _check_even("the width of the input", width)
+            _check_even("Without `state_dim` the width of the input", width)
         states = self.state_dim or width
         squared_modulus = keras.initializers.RandomUniform(0.9**2, 0.999**2)
         self.nu = self.add_weight(
@@ -217,6 +217,5 @@ class LinearRecurrence(keras.layers.Layer):
 def _check_even(name, value):
     if not isinstance(value, int) or value < 2 or value % 2:
         raise ValueError(
-            f"`state_dim` must be a positive even integer. "
-            f"Received: {name}={value}"
+            f"{name} must be a positive even integer. Received: {value}"
         )

@@ -54,7 +54,7 @@ def train_arm(arm, model, data, blocks, arguments, settings):
     )
     measured["seconds"] = sum(history["seconds"])
     if arm == "koopman":
-        measured["fallback_fraction"] = history["koopman_fallback_fraction"][-1]
+        measured["fallback_fraction"] = in_fallback(history)
     if arm == "koopman" and arguments.operator_epochs:
         folder = folder / "operators_only"
         model.train_operators_only(
@@ -74,7 +74,15 @@ def train_arm(arm, model, data, blocks, arguments, settings):
             arguments.resume,
         )
         measured["operator_seconds"] = sum(history["seconds"])
+        measured["fallback_fraction"] = max(
+            measured["fallback_fraction"], in_fallback(history)
+        )
     return {**measured, **score(model, data, blocks, arguments.batch_size)}
+
+
+def in_fallback(history):
+    """The share of its epochs that a phase's Koopman loss was off."""
+    return history["koopman_fallback_fraction"][-1]
 
 
 def fallback_complaint(measured):

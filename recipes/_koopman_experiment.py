@@ -5,7 +5,7 @@ import json
 import keras
 from _command_line import distribute, open_folder, versions, write_json
 from _koopman_arms import build, count_weights, fallback_complaint, train_arm
-from _koopman_controls import count_words, replace
+from _koopman_controls import count_words, describe_operators, replace
 from _koopman_report import write_report
 from _koopman_setup import (
     SAMPLE_LENGTH,
@@ -81,8 +81,16 @@ def run(arguments):
         write_json(folder / "metrics.json", measured)
     if "koopman" in arguments.arms:
         model = load(folder / "model.keras")
+        base = folder / "base" / "model.keras"
         measured["replaced"] = replace(
-            model, blocks, arguments.batch_size, arguments.seed
+            model,
+            blocks,
+            arguments.batch_size,
+            arguments.seed,
+            base=load(base) if "base" in arguments.arms else None,
+        )
+        measured["operators"] = describe_operators(
+            model, blocks["valid"][0], arguments.batch_size
         )
         write_json(folder / "metrics.json", measured)
         sample = generate(model, data, arguments)

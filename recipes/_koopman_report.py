@@ -228,24 +228,39 @@ def _text(folder, config, metrics, histories, pictures):
             lines.append(f"| unigram | - | 0 | {unigram} |" + " - |" * 4)
     if "replaced" in metrics:
         curves = metrics["replaced"]
-        standard = curves["own operators"][0]
         count = len(curves["own operators"])
         lines += [
             "",
             "## Koopman-forward perplexity",
             "",
-            "Validation, the same weights; the first n blocks run as "
-            "operators. Ratios to the standard perplexity in brackets.",
+            "Validation; the first n blocks run as operators. In brackets the "
+            "ratio to the standard perplexity of the same weights.",
             "",
             f"| n | {' | '.join(map(str, range(count)))} |",
             "|---|" + "---|" * count,
             *(
                 f"| {kind} | "
                 + " | ".join(
-                    f"{value:,.1f} ({value / standard:.2f})" for value in curve
+                    f"{value:,.1f} ({value / curve[0]:.2f})" for value in curve
                 )
                 + " |"
                 for kind, curve in curves.items()
+            ),
+        ]
+    if "operators" in metrics:
+        rows = metrics["operators"]
+        lines += [
+            "",
+            "## Operators",
+            "",
+            "Each on its own block, validation text, no dropout: R² (0 is the "
+            "best constant) and skill (0 is the identity map).",
+            "",
+            f"| {' | '.join(name.replace('_', ' ') for name in rows[0])} |",
+            "|---|" + "---|" * (len(rows[0]) - 1),
+            *(
+                f"| {' | '.join(f'{value:.4g}' for value in row.values())} |"
+                for row in rows
             ),
         ]
     sample = folder / "sample.txt"

@@ -116,6 +116,12 @@ def token_losses(model, x, y, batch_size):
     return model.predict(batches, verbose=0)[: len(x)]
 
 
+def perplexity(model, x, y, batch_size):
+    """Of every target alike."""
+    losses = token_losses(model, x, y, batch_size)
+    return math.exp(float(np.mean(losses, dtype="float64")))
+
+
 def summarize(losses, targets, unknown_id):
     """Perplexity with and without `<unk>` targets, from per-token losses."""
     known = losses[targets != unknown_id]

@@ -109,7 +109,6 @@ def write_tables(arguments, config, metrics):
             )
     write(ROOT / "results" / f"{name}_arms.csv", rows)
     curves = metrics["replaced"]
-    standard = curves["own operators"][0]
     write(
         ROOT / "results" / f"{name}_replaced.csv",
         [
@@ -120,11 +119,18 @@ def write_tables(arguments, config, metrics):
                     for count, value in enumerate(curve)
                 },
                 **{
-                    f"ratio {count}": round(value / standard, 3)
+                    f"ratio {count}": round(value / curve[0], 3)
                     for count, value in enumerate(curve)
                 },
             }
             for kind, curve in curves.items()
+        ],
+    )
+    write(
+        ROOT / "results" / f"{name}_operators.csv",
+        [
+            {key: _short(value, 4) for key, value in row.items()}
+            for row in metrics["operators"]
         ],
     )
     write(ROOT / "results" / f"{name}_curve.csv", list(curve(run, metrics)))

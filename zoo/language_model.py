@@ -1,7 +1,9 @@
 """What a trained language model can do beside predicting: the base class."""
 
 import keras
+import numpy as np
 
+from ..datasets.vocabulary import check_ids
 from .generation import generate
 from .registry import load
 
@@ -55,6 +57,14 @@ class LanguageModel(keras.Model):
                 f"Received: {name!r}"
             )
         return cls(**{**cls.presets[name], **changes})
+
+    def __call__(self, inputs, *args, **kwargs):
+        # A backend would clamp an id out of range, or look up NaN.
+        given = inputs if isinstance(inputs, dict) else {"tokens": inputs}
+        for name in ("tokens", "targets"):
+            if isinstance(given.get(name), np.ndarray):
+                check_ids(given[name], self.vocabulary_size)
+        return super().__call__(inputs, *args, **kwargs)
 
     @staticmethod
     def unpack(inputs):

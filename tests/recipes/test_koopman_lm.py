@@ -79,10 +79,15 @@ def test_leaves_everything_it_promises(run):
         assert (run / name).stat().st_size > 0, name
     metrics = json.loads((run / "metrics.json").read_text())
     assert set(metrics["arms"]) == {"koopman", "base", "lstm", "ngram"}
-    standard = metrics["arms"]["koopman"]["valid"]["perplexity"]
-    for curve in metrics["replaced"].values():
+    for kind, curve in metrics["replaced"].items():
+        arm = "base" if kind.startswith("base arm") else "koopman"
+        standard = metrics["arms"][arm]["valid"]["perplexity"]
         assert len(curve) == 5
         assert curve[0] == pytest.approx(standard, rel=1e-4)
+    assert [row["block"] for row in metrics["operators"]] == [1, 2, 3, 4]
+    for row in metrics["operators"]:
+        assert all(np.isfinite(value) for value in row.values())
+        assert row["distance_from_identity"] > 0
 
 
 def test_draws_pictures(run):
@@ -213,13 +218,32 @@ def test_two_devices_give_the_history_of_one(run, tmp_path):
             assert float(one[key]) == pytest.approx(float(two[key]), rel=1e-3)
 
 
-def test_operators_in_fallback_end_the_run(monkeypatch):
+@pytest.mark.skipif(BACKEND != "jax", reason="the same script; runs with jax")
+def test_operators_in_fallback_fail_the_run(tmp_path):
+    # No operator is as good as `enter` demands here.
+    changed = (
+        "import koopman_lm, _koopman_setup as setup; "
+        "setup.SCHEDULE.update(enter=1e-9, leave=1e-9); koopman_lm.main()"
+    )
+    flags = ["--smoke", "--arms", "koopman", "--epochs", 4, "--out", tmp_path]
+    done = subprocess.run(
+        [sys.executable, "-c", changed, *map(str, flags)],
+        env={**os.environ, "PYTHONPATH": str(RECIPE.parent)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 1
+    assert "in fallback for 100% of its epochs" in done.stderr
+    assert (tmp_path / "report.md").exists()
+
+
+def test_a_fifth_of_the_epochs_in_fallback_is_allowed(monkeypatch):
     monkeypatch.syspath_prepend(str(RECIPE.parent))
     arms = importlib.import_module("_koopman_arms")
     assert arms.fallback_complaint({}) == ""
     assert arms.fallback_complaint({"fallback_fraction": 0.2}) == ""
-    complaint = arms.fallback_complaint({"fallback_fraction": 0.25})
-    assert "fallback for 25%" in complaint
+    assert "25%" in arms.fallback_complaint({"fallback_fraction": 0.25})
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="the same script; runs with jax")

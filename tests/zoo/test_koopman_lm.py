@@ -373,6 +373,10 @@ def test_ids_of_another_shape_are_named(shape):
 def test_ids_out_of_range_are_named():
     with pytest.raises(ValueError, match="`ids` must be between 0 and 49"):
         make(koopman=KOOPMAN).fit_operators(TOKENS + VOCABULARY)
+    with pytest.raises(ValueError, match="`ids` must be between 0 and 49"):
+        make()(TOKENS + VOCABULARY)
+    with pytest.raises(ValueError, match="`ids` must be between 0 and 49"):
+        make()({"tokens": TOKENS, "targets": TOKENS - VOCABULARY})
 
 
 def test_without_operators_there_is_nothing_to_train_or_fit():
