@@ -5,10 +5,9 @@
 Every variant of `koopman_lm_stdlib` is trained like the model itself: the same
 seed, batches and epochs, then epochs of the operators alone. All leave out one
 part, but for EDMD in training, which needs `replacement=0` and has no operators
-to train afterwards. The table gives
-the validation perplexity of the trained model, and its ratio to that with the
-first 1 .. L blocks run by its own operators. Runs are resumable: start the
-script again after an interruption.
+to train afterwards. The table gives the validation perplexity of the trained
+model, and its ratio to that with the first 1 .. L blocks run by its own
+operators. Runs are resumable: start the script again after an interruption.
 """
 
 import pathlib
