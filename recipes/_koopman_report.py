@@ -140,7 +140,7 @@ def _draw(folder, metrics, histories):
                 break
 
     if "replaced" in metrics:
-        figure = Figure(figsize=(8, 5), layout="constrained")
+        figure = Figure(figsize=(10, 5), layout="constrained")
         axes = figure.subplots()
         for kind, curve in metrics["replaced"].items():
             axes.plot(range(len(curve)), curve, marker="o", label=kind)
@@ -160,7 +160,7 @@ def _draw(folder, metrics, histories):
             title="Koopman-forward perplexity of the same weights",
             xticks=range(len(curve)),
         )
-        axes.legend()
+        figure.legend(loc="outside right upper")
         save(figure, "replaced.png")
     return pictures
 

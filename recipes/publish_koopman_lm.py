@@ -129,7 +129,10 @@ def write_tables(arguments, config, metrics):
     write(
         ROOT / "results" / f"{name}_operators.csv",
         [
-            {key: _short(value, 4) for key, value in row.items()}
+            {
+                name: round(value, 4) if name != "block" else value
+                for name, value in row.items()
+            }
             for row in metrics["operators"]
         ],
     )
