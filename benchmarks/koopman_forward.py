@@ -12,6 +12,7 @@ call goes on where the first one stopped, unless the model is another by then.
 """
 
 import csv
+import hashlib
 import itertools
 import math
 import pathlib
@@ -23,7 +24,7 @@ import _command_line  # noqa: E402
 
 DELAYS = (0, 1, 2, 4, 8)
 LIFTS = (0, 64, 128, 256)
-KEY = ("delays", "lift_dim", "fit_blocks", "seed", "model_sha256")
+KEY = ("delays", "lift_dim", "fit_blocks", "seed", "weights_sha256")
 
 
 @_command_line.plain_errors
@@ -43,8 +44,6 @@ def main(argv=None):
     from _measure import results_file
     from _scoring import locate
     from orrery.datasets import load_text
-    from orrery.datasets.corpus import file_sha256
-    from orrery.zoo.registry import find
 
     path, folder = locate(arguments.model)
     path = pathlib.Path(path)
@@ -66,15 +65,15 @@ def main(argv=None):
     done = finished(result)
     smallest = 2 if arguments.smoke else None
     grid = itertools.product(DELAYS[:smallest], LIFTS[:smallest])
-    file = path if path.is_file() else find(path) / "model.keras"
-    digest = file_sha256(file)[:16]
+    weights = b"".join(weight.tobytes() for weight in model.get_weights())
+    digest = hashlib.sha256(weights).hexdigest()[:16]
     for delays, lift in [("own", "own"), ("skip", "skip"), *grid]:
         key = {
             "delays": delays,
             "lift_dim": lift,
             "fit_blocks": "" if delays in ("own", "skip") else count,
             "seed": arguments.seed,
-            "model_sha256": digest,
+            "weights_sha256": digest,
         }
         if tuple(map(str, key.values())) in done:
             continue
