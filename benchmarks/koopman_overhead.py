@@ -8,50 +8,27 @@ the one without, and lets windows of ten steps of `fit` take turns. An overhead
 is the median over pairs of neighbouring windows, of seconds and of processor
 seconds; the latter hold less of what other programs do to the machine.
 
-JAX solves through LAPACK, on the threads of its OpenBLAS. They go on spinning
-after a solve and so hold back the step's own threads; the systems are too small
-to need more than one (`blas_threads`).
+JAX solves through LAPACK, on the threads of its OpenBLAS, which go on spinning
+for a while after a solve, beside the step's own. The systems are too small to
+need more than one (`blas_threads`; empty: as many as there are cores).
 """
 
-import argparse
 import statistics
 import tempfile
 from pathlib import Path
 
+import _train_step_flags
 from _measure import results_file, run_task, spread, write_csv
-from _train_step_variants import SIZES, Variant, installed
+from _train_step_flags import BACKENDS, Count
+from _train_step_variants import SIZES, Variant
 
 TASK = Path(__file__).with_name("_train_step_task.py")
-BACKENDS = ("jax", "tensorflow", "torch")
 PACKAGES = ("keras", *BACKENDS)
+COUNTS = {
+    "windows": Count(10, 2, "pairs of a process"),
+    "processes": Count(3, 1, "processes of a row"),
+}
 MEASURES = "seconds", "cpu_seconds"
-
-
-def parse():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    add = parser.add_argument
-    add("--backend", nargs="+", choices=BACKENDS, help="default: all installed")
-    add("--size", choices=sorted(SIZES), default="d64", help="default: d64")
-    add("--windows", type=int, default=10, help="pairs of a process")
-    add("--processes", type=int, default=3, help="processes of a row")
-    add("--out", type=Path, help="folder of the CSV; default: results/")
-    add("--smoke", action="store_true", help="tiny models, no claims")
-    arguments = parser.parse_args()
-    for name in ("windows", "processes"):
-        if getattr(arguments, name) < 1:
-            parser.error(
-                f"--{name} must be at least 1; got {getattr(arguments, name)}"
-            )
-    if arguments.smoke:
-        arguments.size, arguments.windows, arguments.processes = "smoke", 2, 1
-        arguments.out = arguments.out or Path(tempfile.mkdtemp())
-    present = [name for name in BACKENDS if installed(name)]
-    arguments.backend = arguments.backend or present
-    if missing := set(arguments.backend) - set(present):
-        parser.error(f"--backend {' '.join(missing)}: not installed")
-    return arguments
 
 
 def measure(backend, blas_threads, arguments):
@@ -98,7 +75,8 @@ def measure(backend, blas_threads, arguments):
 
 
 def main():
-    arguments = parse()
+    flags = _train_step_flags.parser(__doc__, COUNTS)
+    arguments = _train_step_flags.parse(flags, COUNTS)
     rows = []
     for backend in arguments.backend:
         for blas_threads in (1, None) if backend == "jax" else (None,):

@@ -18,7 +18,6 @@ batch to the next, or the whole loop of the peer. The result is a table of
 ratios and a CSV under `results/`.
 """
 
-import argparse
 import fnmatch
 import os
 import random
@@ -27,13 +26,18 @@ import sys
 import tempfile
 from pathlib import Path
 
+import _train_step_flags
 import numpy as np
 from _measure import run_task
+from _train_step_flags import Count
 from _train_step_report import show, table_rows, write
-from _train_step_variants import SIZES, Variant, all_variants, installed
+from _train_step_variants import SIZES, Variant, all_variants
 
 TASK = Path(__file__).with_name("_train_step_task.py")
-BACKENDS = ("jax", "tensorflow", "torch")
+COUNTS = {
+    "steps": Count(30, 10, "timed steps of a process"),
+    "processes": Count(3, 1, "processes of a variant"),
+}
 # Largest difference of a loss, and of a weight relative to its array's largest.
 TOLERANCE = 1e-4
 # It shifts all scores of a query alike, so its gradient is rounding, which
@@ -115,37 +119,12 @@ def measure_head(variants, sizes, folder):
     return rows
 
 
-def parse():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    add = parser.add_argument
-    add("--backend", nargs="+", choices=BACKENDS, help="default: all installed")
-    add("--size", choices=sorted(SIZES), default="d64", help="default: d64")
-    add("--variants", nargs="+", default=["*"], help="patterns of names")
-    add("--steps", type=int, default=30, help="timed steps of a process")
-    add("--processes", type=int, default=3, help="processes of a variant")
-    add("--out", type=Path, help="folder of the CSV; default: results/")
-    add("--smoke", action="store_true", help="tiny models, no claims")
-    arguments = parser.parse_args()
-    for name in ("steps", "processes"):
-        if getattr(arguments, name) < 1:
-            parser.error(
-                f"--{name} must be at least 1; got {getattr(arguments, name)}"
-            )
-    if arguments.smoke:
-        arguments.size, arguments.processes = "smoke", 1
-        arguments.steps = min(arguments.steps, 10)
-        arguments.out = arguments.out or Path(tempfile.mkdtemp())
-    present = [name for name in BACKENDS if installed(name)]
-    arguments.backend = arguments.backend or present
-    if missing := set(arguments.backend) - set(present):
-        parser.error(f"--backend {' '.join(missing)}: not installed")
-    return arguments
-
-
 def main():
-    arguments = parse()
+    flags = _train_step_flags.parser(__doc__, COUNTS)
+    flags.add_argument(
+        "--variants", nargs="+", default=["*"], help="patterns of names"
+    )
+    arguments = _train_step_flags.parse(flags, COUNTS)
     sizes = SIZES[arguments.size]
     variants = [
         variant

@@ -78,8 +78,9 @@ def _draw(folder, metrics, histories):
         xlabel="epoch", ylabel="perplexity", title="Validation perplexity"
     )
     _log_scale(perplexity)
-    loss.legend()
-    perplexity.legend()
+    for axes in (loss, perplexity):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
     save(figure, "curves.png")
 
     if "koopman" in histories:
@@ -104,7 +105,6 @@ def _draw(folder, metrics, histories):
             label="part of the total loss",
         )
         weight.set(xlabel="epoch", title="Koopman loss in training")
-        weight.legend()
         for key, name in (
             ("koopman_linear", "relative error, lifted"),
             ("koopman_state", "relative error, state"),
@@ -119,19 +119,17 @@ def _draw(folder, metrics, histories):
         error.set(xlabel="epoch", title="How well the operators predict")
         error.axhline(0, color="0.8", linewidth=1)
         # Operators that were not trained yet may leave the picture.
-        error.set_ylim(bottom=max(-1.05, error.get_ylim()[0]))
+        error.set_ylim(-1.05, 1.05)
         for axes in (weight, error):
             if len(history["epoch"]) > alone:
-                axes.axvline(alone + 0.5, color="0.8", linewidth=1)
-                axes.text(
-                    alone + 0.6,
-                    0.17,
-                    "operators alone",
-                    rotation=90,
-                    transform=axes.get_xaxis_transform(),
+                axes.axvline(
+                    alone + 0.5,
+                    color="0.5",
+                    linestyle=":",
+                    label="then the operators alone",
                 )
             axes.xaxis.get_major_locator().set_params(integer=True)
-        error.legend()
+            axes.legend()
         save(figure, "koopman.png")
         for phase in ("koopman/operators_only", "koopman"):
             picture = f"{phase}/operators/eigenvalues.png"
