@@ -145,7 +145,9 @@ def test_same_seed_gives_the_same_perplexities_even_if_killed(run, resumed):
     def perplexities(folder):
         metrics = json.loads((folder / "metrics.json").read_text())
         arm = metrics["arms"]["koopman"]
-        return arm["valid"], arm["test"], metrics["replaced"]
+        curves = metrics["replaced"]
+        curves.pop("base arm, random lift, K by EDMD", None)  # one run's only
+        return arm["valid"], arm["test"], curves, metrics["operators"]
 
     assert perplexities(run) == perplexities(resumed)
 
