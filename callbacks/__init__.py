@@ -3,6 +3,7 @@
 from .expert_usage import ExpertUsage
 from .koopman_monitor import KoopmanMonitor
 from .koopman_schedule import KoopmanSchedule
+from .lagrange_multiplier import LagrangeMultiplier
 from .non_finite_guard import NonFiniteGuard
 from .training_state import TrainingState
 
@@ -10,6 +11,7 @@ __all__ = [
     "ExpertUsage",
     "KoopmanMonitor",
     "KoopmanSchedule",
+    "LagrangeMultiplier",
     "NonFiniteGuard",
     "TrainingState",
 ]

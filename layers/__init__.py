@@ -1,23 +1,47 @@
 """Layers: one concept per file, written once in Keras for every backend."""
 
+from .attention_potential import AttentionPotential
 from .causal_attention import CausalSelfAttention
 from .decoder_block import DecoderBlock
 from .edmd import StreamingEDMD
+from .energy_account import EnergyAccount
+from .hamiltonian import HamiltonianBlock
 from .koopman_operator import KoopmanOperator
 from .language_head import LanguageHead
 from .lift import Lift
 from .linear_recurrence import LinearRecurrence
+from .mechanical_potentials import (
+    HarmonicPotential,
+    HenonHeilesPotential,
+    KeplerPotential,
+    PendulumPotential,
+)
 from .mixture_of_experts import MixtureOfExperts
+from .mlp_potential import MLPPotential
+from .pairwise_potential import PairwisePotential
+from .potential import Potential
 from .resolvent_mixer import ResolventMixer
+from .two_layer_potential import TwoLayerPotential
 
 __all__ = [
+    "AttentionPotential",
     "CausalSelfAttention",
     "DecoderBlock",
+    "EnergyAccount",
+    "HamiltonianBlock",
+    "HarmonicPotential",
+    "HenonHeilesPotential",
+    "KeplerPotential",
     "KoopmanOperator",
     "LanguageHead",
     "Lift",
     "LinearRecurrence",
+    "MLPPotential",
     "MixtureOfExperts",
+    "PairwisePotential",
+    "PendulumPotential",
+    "Potential",
     "ResolventMixer",
     "StreamingEDMD",
+    "TwoLayerPotential",
 ]

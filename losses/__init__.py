@@ -1,6 +1,11 @@
 """Losses: one per file, independent of every other room."""
 
+from .energy_conservation import EnergyConservation
 from .fused_linear_crossentropy import fused_linear_crossentropy
 from .koopman_consistency import KoopmanConsistency
 
-__all__ = ["KoopmanConsistency", "fused_linear_crossentropy"]
+__all__ = [
+    "EnergyConservation",
+    "KoopmanConsistency",
+    "fused_linear_crossentropy",
+]

@@ -1,5 +1,6 @@
 """Metrics: one per file."""
 
+from .energy_drift import EnergyDrift
 from .perplexity import Perplexity
 
-__all__ = ["Perplexity"]
+__all__ = ["EnergyDrift", "Perplexity"]

@@ -1,0 +1,75 @@
+"""How far the energy of a trajectory strays from its initial value."""
+
+import keras
+from keras import ops
+
+
+def initial_spread(trace):
+    """Standard deviation of the initial energies over all trajectories."""
+    return ops.std(ops.cast(trace, "float32")[..., 0])
+
+
+def energy_drift(trace, spread):
+    """`max_s |E_s - E_0| / spread` of each trajectory, `(...)`."""
+    trace = ops.cast(trace, "float32")
+    return ops.max(ops.abs(trace - trace[..., :1]), axis=-1) / spread
+
+
+@keras.saving.register_keras_serializable(package="orrery")
+class EnergyConservation:
+    """Mean squared energy error in units of the spread over inputs.
+
+    `L = mean ((E_s - E_0) / sigma)^2 + max(0, floor - sigma / sigma_init)^2`,
+    the mean over trajectories and steps s = 1 ... S, `sigma` the standard
+    deviation of `E_0` over the trajectories of the batch. The gradient flows
+    through `sigma`, so the first term does not change under `E -> a E + b`:
+    shrinking the energy scale is not rewarded. Energies of different inputs are
+    never asked to agree; the second term, which needs the spread at
+    initialisation, resists their collapse to one value.
+
+    Args:
+        spread_floor: float in `[0, 1]`, the fraction of the initial spread
+            below which the second term sets in. Defaults to `0.5`.
+
+    Call arguments:
+        trace: float tensor `(..., S + 1)` of energies, S >= 1.
+        initial: scalar `sigma_init`, or `None` for no second term.
+
+    Returns:
+        Scalar float32 tensor.
+
+    Raises:
+        ValueError: if `spread_floor` is out of its range.
+
+    Example:
+    >>> loss = EnergyConservation()
+    >>> trace = keras.ops.array([[1.0, 1.5], [3.0, 3.0]])  # spread 1
+    >>> float(loss(trace))
+    0.125
+    """
+
+    def __init__(self, spread_floor=0.5):
+        if not 0 <= spread_floor <= 1:
+            raise ValueError(
+                f"`spread_floor` must be in [0, 1]. Received: {spread_floor}"
+            )
+        self.spread_floor = spread_floor
+
+    def __call__(self, trace, initial=None):
+        trace = ops.cast(trace, "float32")
+        start = trace[..., 0]
+        # Of equal energies a spread would have no gradient.
+        variance = ops.maximum(ops.var(start), 1e-24)
+        error = ops.square(trace[..., 1:] - start[..., None])
+        loss = ops.mean(error) / variance
+        if initial is None:
+            return loss
+        ratio = ops.sqrt(variance) / initial
+        return loss + ops.square(ops.maximum(self.spread_floor - ratio, 0.0))
+
+    def get_config(self):
+        return {"spread_floor": self.spread_floor}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)

@@ -1,0 +1,52 @@
+"""The loss on energy: its value, its invariance, its gradient."""
+
+import numpy as np
+import pytest
+from keras import ops
+from orrery.losses import EnergyConservation
+from orrery.losses.energy_conservation import energy_drift, initial_spread
+from orrery.testing import run_loss_contract
+
+TRACE = np.random.default_rng(0).normal(size=(3, 4, 5)).astype("float32")
+
+
+def reference(trace):
+    trace = trace.astype("float64")
+    error = (trace[..., 1:] - trace[..., :1]) ** 2
+    return error.mean() / trace[..., 0].var()
+
+
+def test_contract():
+    run_loss_contract(EnergyConservation, (TRACE,), reference=reference)
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(3.0, 7.0), (0.1, -2.0)])
+def test_scale_and_offset_of_energy_do_not_matter(scale, offset):
+    moved = scale * TRACE + offset
+    loss = EnergyConservation()
+    assert float(loss(moved)) == pytest.approx(float(loss(TRACE)), rel=1e-4)
+    np.testing.assert_allclose(
+        *(
+            ops.convert_to_numpy(energy_drift(t, initial_spread(t)))
+            for t in (TRACE, moved)
+        ),
+        rtol=1e-4,
+    )
+
+
+def test_the_floor_counts_below_half_of_the_first_spread():
+    loss, spread = EnergyConservation(0.5), float(initial_spread(TRACE))
+    plain = float(loss(TRACE))
+    assert float(loss(TRACE, 1.9 * spread)) == pytest.approx(plain)
+    squeezed = float(loss(TRACE, 4.0 * spread))
+    assert squeezed == pytest.approx(plain + 0.25**2, rel=1e-4)
+
+
+def test_equal_energies_are_finite():
+    assert np.isfinite(float(EnergyConservation()(np.ones((4, 3)), 1.0)))
+
+
+@pytest.mark.parametrize("floor", [-0.1, 1.5, float("nan")])
+def test_bad_floor(floor):
+    with pytest.raises(ValueError, match="spread_floor"):
+        EnergyConservation(floor)
