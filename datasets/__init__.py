@@ -2,22 +2,45 @@
 
 from .blocks import blocks
 from .byte_pair import BytePairVocabulary
+from .dynamics import henon_heiles, kepler, mass_spring, pendulum, simulate
 from .language_batches import LanguageBatches
+from .mechanical_systems import (
+    MechanicalSystem,
+    henon_heiles_system,
+    kepler_system,
+    mass_spring_system,
+    pendulum_system,
+)
 from .stdlib import read_stdlib
 from .text import TextData, load_text, load_vocabulary
 from .text_file import read_text_file
+from .trajectory_file import read_trajectories, write_trajectories
+from .trajectory_windows import TrajectoryWindows
 from .vocabulary import Vocabulary
 from .wikitext2 import read_wikitext2
 
 __all__ = [
     "BytePairVocabulary",
     "LanguageBatches",
+    "MechanicalSystem",
     "TextData",
+    "TrajectoryWindows",
     "Vocabulary",
     "blocks",
+    "henon_heiles",
+    "henon_heiles_system",
+    "kepler",
+    "kepler_system",
     "load_text",
     "load_vocabulary",
+    "mass_spring",
+    "mass_spring_system",
+    "pendulum",
+    "pendulum_system",
     "read_stdlib",
     "read_text_file",
+    "read_trajectories",
     "read_wikitext2",
+    "simulate",
+    "write_trajectories",
 ]

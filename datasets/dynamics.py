@@ -1,0 +1,269 @@
+"""Trajectories of mechanical systems, integrated to the limit of float64."""
+
+import numpy as np
+
+from .mechanical_systems import (
+    henon_heiles_system,
+    kepler_system,
+    mass_spring_system,
+    pendulum_system,
+)
+
+TOLERANCE = 1e-12
+
+
+def mass_spring(
+    num_trajectories=50, num_points=30, convention="unit", **kwargs
+):
+    """Trajectories of a mass on a spring; see `simulate`.
+
+    Args:
+        num_trajectories: int. Defaults to `50`.
+        num_points: int, points of each. Defaults to `30`.
+        convention: `"unit"` or `"hnn"`, see `mass_spring_system`.
+        **kwargs: further arguments of `simulate`.
+
+    Returns:
+        A dict of arrays, see `simulate`.
+
+    Example:
+    >>> data = mass_spring(num_trajectories=3, num_points=20)
+    >>> data["q"].shape, data["energy"].shape
+    ((3, 20, 1), (3, 20))
+    """
+    system = mass_spring_system(convention)
+    return simulate(system, num_trajectories, num_points, **kwargs)
+
+
+def pendulum(num_trajectories=50, num_points=45, convention="unit", **kwargs):
+    """Trajectories of a pendulum; see `simulate`.
+
+    Args:
+        num_trajectories: int. Defaults to `50`.
+        num_points: int, points of each. Defaults to `45`.
+        convention: `"unit"` or `"hnn"`, see `pendulum_system`.
+        **kwargs: further arguments of `simulate`.
+
+    Returns:
+        A dict of arrays, see `simulate`.
+
+    Example:
+    >>> data = pendulum(convention="hnn", step_size=3 / 44, noise=0.1)
+    >>> data["q"].shape  # the data of the HNN paper, by another seed
+    (50, 45, 1)
+    """
+    system = pendulum_system(convention)
+    return simulate(system, num_trajectories, num_points, **kwargs)
+
+
+def kepler(num_trajectories=50, num_points=100, **kwargs):
+    """Near-circular orbits of two bodies, relative coordinates; see `simulate`.
+
+    Args:
+        num_trajectories: int. Defaults to `50`.
+        num_points: int, points of each. Defaults to `100`.
+        **kwargs: further arguments of `simulate`.
+
+    Returns:
+        A dict of arrays, see `simulate`.
+
+    Example:
+    >>> data = kepler(num_trajectories=2)
+    >>> distance = np.linalg.norm(data["q"], axis=-1)
+    >>> bool((distance > 0.65).all() and (distance < 1.48).all())
+    True
+    """
+    return simulate(kepler_system(), num_trajectories, num_points, **kwargs)
+
+
+def henon_heiles(num_trajectories=50, num_points=100, **kwargs):
+    """Trajectories of the Henon-Heiles system; see `simulate`.
+
+    Args:
+        num_trajectories: int. Defaults to `50`.
+        num_points: int, points of each. Defaults to `100`.
+        **kwargs: further arguments of `simulate`.
+
+    Returns:
+        A dict of arrays, see `simulate`.
+
+    Example:
+    >>> data = henon_heiles(num_trajectories=2)
+    >>> bool((data["energy"] < 1 / 6).all())
+    True
+    """
+    system = henon_heiles_system()
+    return simulate(system, num_trajectories, num_points, **kwargs)
+
+
+def simulate(
+    system,
+    num_trajectories,
+    num_points,
+    step_size=0.1,
+    seed=0,
+    noise=0.0,
+    friction=0.0,
+    control=None,
+    initial=None,
+):
+    """Integrate a system by DOP853 (SciPy) at a tolerance of 1e-12.
+
+    `dq/dt = p / m`, `dp/dt = F(q) - friction p + u(t)`. The control u is held
+    from each point to the next, as a controller with a clock holds it.
+
+    Args:
+        system: a `MechanicalSystem`.
+        num_trajectories: int, at least 1.
+        num_points: int, at least 2, points of each trajectory.
+        step_size: float > 0, time between two points. Defaults to `0.1`.
+        seed: int >= 0, of the initial states and, apart from them, of the
+            noise. Defaults to `0`.
+        noise: float >= 0, standard deviation of what is added to q and p.
+            Defaults to `0.0`.
+        friction: float >= 0, in 1 / time. Defaults to `0.0`.
+        control: function from the time to u, a number or an array `(n,)`; or
+            an array `(num_trajectories, num_points, n)` whose last point is
+            not used. Defaults to `None`, no control.
+        initial: pair of arrays `(num_trajectories, n)`, q and p at time 0,
+            instead of those that the system draws. Defaults to `None`.
+
+    Returns:
+        A dict of float64 arrays: `q`, `p` `(trajectories, points, n)`, noise
+        included; `dq`, `dp`, their derivatives, and `energy`
+        `(trajectories, points)`, H, both without noise; `t`
+        `(trajectories, points)`; with a control `u` like `q`.
+
+    Raises:
+        ImportError: if SciPy is not installed; says how to install it.
+        ValueError: if an argument is not as described, or the motion leaves
+            what can be integrated (an escape to infinity).
+
+    Example:
+    >>> rest = np.zeros((1, 1)), np.zeros((1, 1))
+    >>> pushed = simulate(
+    ...     mass_spring_system(), 1, 11, initial=rest, control=lambda t: 1.0
+    ... )
+    >>> bool(np.allclose(pushed["q"][0, :, 0], 1 - np.cos(pushed["t"][0])))
+    True
+    """
+    _check(num_trajectories, num_points, step_size, seed, noise, friction)
+    q, p = _initial(system, num_trajectories, seed, initial)
+    time = step_size * np.arange(num_points)
+    shape = (num_trajectories, num_points, system.dim)
+    u = _control(control, time, shape)
+    path = _integrate(system, q, p, time, friction, u)
+    if not np.isfinite(path).all():
+        raise ValueError(f"A trajectory of {system.name} is not finite.")
+    q, p = np.moveaxis(path, 0, 2)
+    data = {
+        "dq": system.velocity(p),
+        "dp": system.force(q) - friction * p + (0.0 if u is None else u),
+        "t": np.tile(time, (num_trajectories, 1)),
+        "energy": system.energy(q, p),
+    }
+    generator = np.random.default_rng([seed, 1])
+    data["q"] = q + noise * generator.normal(size=shape)
+    data["p"] = p + noise * generator.normal(size=shape)
+    return data if u is None else {**data, "u": u}
+
+
+def _initial(system, count, seed, initial):
+    if initial is None:
+        return system.draw(np.random.default_rng([seed, 0]), count)
+    q, p = (np.asarray(part, "float64") for part in initial)
+    if q.shape != (count, system.dim) or p.shape != q.shape:
+        raise ValueError(
+            "`initial` must be a pair of arrays of the shape "
+            f"{(count, system.dim)}. Received: {q.shape} and {p.shape}"
+        )
+    return q, p
+
+
+def _control(control, time, shape):
+    """The control at every point, `(trajectories, points, n)`, or `None`."""
+    if control is None:
+        return None
+    if callable(control):
+        values = [np.broadcast_to(control(t), shape[2:]) for t in time]
+        return np.broadcast_to(np.asarray(values, "float64"), shape).copy()
+    control = np.asarray(control, "float64")
+    if control.shape != shape:
+        raise ValueError(
+            f"`control` must be a function or have the shape {shape}. "
+            f"Received: {control.shape}"
+        )
+    return control
+
+
+def _integrate(system, q, p, time, friction, u):
+    """States `(points, 2, trajectories, n)`, all trajectories at once."""
+    solve_ivp = _solve_ivp()
+    shape = (2, *q.shape)
+
+    def field(_, state, push):
+        q, p = state.reshape(shape)
+        force = system.force(q) - friction * p + push
+        return np.stack([system.velocity(p), force]).ravel()
+
+    def solve(state, times, push):
+        found = solve_ivp(
+            field,
+            (times[0], times[-1]),
+            state,
+            method="DOP853",
+            t_eval=times,
+            args=(push,),
+            rtol=TOLERANCE,
+            atol=TOLERANCE,
+        )
+        if not found.success:
+            raise ValueError(
+                f"A trajectory of {system.name} cannot be integrated: "
+                f"{found.message}"
+            )
+        return found.y.T
+
+    state = np.stack([q, p]).ravel()
+    if u is None:
+        states = solve(state, time, 0.0)
+    else:
+        states = [state]
+        for k in range(len(time) - 1):
+            push = u[:, k]
+            states.append(solve(states[-1], time[k : k + 2], push)[-1])
+    return np.reshape(states, (len(time), *shape))
+
+
+def _solve_ivp():
+    try:
+        from scipy.integrate import solve_ivp
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            'SciPy is not installed. Run: pip install "orrery[science]"'
+        ) from error
+    return solve_ivp
+
+
+def _check(num_trajectories, num_points, step_size, seed, noise, friction):
+    for name, value, smallest in (
+        ("num_trajectories", num_trajectories, 1),
+        ("num_points", num_points, 2),
+        ("seed", seed, 0),
+    ):
+        if not isinstance(value, int | np.integer) or value < smallest:
+            raise ValueError(
+                f"`{name}` must be an integer of at least {smallest}. "
+                f"Received: {name}={value!r}"
+            )
+    if not 0 < step_size < np.inf:
+        raise ValueError(
+            "`step_size` must be positive and finite. "
+            f"Received: step_size={step_size}"
+        )
+    for name, value in (("noise", noise), ("friction", friction)):
+        if not 0 <= value < np.inf:
+            raise ValueError(
+                f"`{name}` must be finite and not negative. "
+                f"Received: {name}={value}"
+            )

@@ -1,0 +1,176 @@
+"""Trajectories in a CSV file: measured ones, or what `simulate` made."""
+
+import csv
+import math
+import pathlib
+import re
+
+import numpy as np
+
+UNEVEN = 0.01
+
+
+def read_trajectories(path):
+    """Reads trajectories, measured at equal steps of time, from a CSV file.
+
+    The first line names the columns: `trajectory` (any label), `t`, positions
+    `q0 ... q<n-1>`, momenta `p0 ... p<n-1>` and, where there is a control,
+    `u0 ... u<m-1>`, held from each row to the next. Other columns are ignored.
+    The rows of a trajectory stand in the order of time.
+
+    Args:
+        path: string or path of the file, UTF-8, separated by commas.
+
+    Returns:
+        A dict of float64 arrays: `q`, `p` `(trajectories, points, n)`, `t`
+        `(trajectories, points)` and, where there is a control, `u`
+        `(trajectories, points, m)`. A trajectory with fewer points than the
+        longest is filled up with NaN; `length`, int `(trajectories,)`, says
+        how many points are its own.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a column is missing, an entry is not a finite number, a
+            trajectory has one point only, or the steps of time are not all
+            equal (within 1 %); names the file, the row and the column.
+    """
+    path = pathlib.Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no trajectory file {str(path)!r}.")
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        try:
+            rows = list(csv.reader(file))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{path} is not a CSV file: {error}") from error
+    if not rows:
+        raise ValueError(f"{path} is empty.")
+    header = [name.strip() for name in rows[0]]
+    columns = _columns(header, path)
+    label = header.index("trajectory")
+    trajectories = {}
+    for number, row in enumerate(rows[1:], start=2):
+        if not row:
+            continue
+        if len(row) != len(header):
+            raise ValueError(
+                f"{path}, row {number} has {len(row)} entries; the header "
+                f"names {len(header)} columns."
+            )
+        values = [_number(row[i], path, number, header[i]) for i in columns]
+        trajectories.setdefault(row[label].strip(), []).append(values)
+    if not trajectories:
+        raise ValueError(f"{path} has a header but no rows.")
+    _check_time(trajectories, path)
+    return _arrays(trajectories, [header[i] for i in columns])
+
+
+def write_trajectories(path, data):
+    """Writes trajectories as `read_trajectories` reads them.
+
+    Args:
+        path: string or path of the file.
+        data: dict with the arrays `q`, `p`, `t` and perhaps `u` and `length`,
+            as `simulate` and `read_trajectories` give them.
+    """
+    names = [name for name in "qpu" if name in data]
+    header = ["trajectory", "t"]
+    header += [
+        f"{name}{i}" for name in names for i in range(_width(data[name]))
+    ]
+    lengths = data.get("length", np.full(len(data["q"]), data["q"].shape[1]))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for index, length in enumerate(lengths):
+            for k in range(length):
+                row = [data["t"][index, k]]
+                row += [x for name in names for x in data[name][index, k]]
+                writer.writerow([index, *(repr(float(x)) for x in row)])
+
+
+def time_step(data):
+    """The time between two points of trajectories, a float.
+
+    Args:
+        data: dict with `t` and perhaps `length`, as `simulate` and
+            `read_trajectories` give them.
+    """
+    t = np.asarray(data["t"])
+    steps = np.diff(t, axis=-1)
+    return float(np.nanmean(steps))
+
+
+def _width(array):
+    return array.shape[-1]
+
+
+def _columns(header, path):
+    """Indices of `t`, q, p and u, each in the order of its number."""
+    counts = {
+        kind: sum(bool(re.fullmatch(rf"{kind}\d+", name)) for name in header)
+        for kind in "qpu"
+    }
+    size = max(1, counts["q"], counts["p"])
+    wanted = ["trajectory", "t", *(f"q{i}" for i in range(size))]
+    wanted += [f"p{i}" for i in range(size)]
+    wanted += [f"u{i}" for i in range(counts["u"])]
+    for name in wanted:
+        if header.count(name) != 1:
+            problem = "misses" if name not in header else "has twice"
+            raise ValueError(
+                f"{path} {problem} the column {name!r}: it needs trajectory, "
+                "t, q0 ..., as many p0 ... and, for a control, u0 ... "
+                f"Received: {header}"
+            )
+    return [header.index(name) for name in wanted[1:]]
+
+
+def _number(text, path, row, column):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(
+            f"{path}, row {row}, column {column!r}: must be a finite number. "
+            f"Received: {text!r}"
+        )
+    return value
+
+
+def _check_time(trajectories, path):
+    """All points lie on grids of one step."""
+    for name, values in trajectories.items():
+        if len(values) < 2:
+            raise ValueError(
+                f"{path}, trajectory {name!r} has one row only; it needs two "
+                "points at least."
+            )
+    first = next(iter(trajectories.values()))
+    step = (first[-1][0] - first[0][0]) / (len(first) - 1)
+    for name, values in trajectories.items():
+        t = np.array([value[0] for value in values])
+        grid = t[0] + step * np.arange(len(t))
+        far = np.abs(t - grid) > UNEVEN * abs(step)
+        if step <= 0 or far.any():
+            k = int(np.argmax(far))
+            raise ValueError(
+                f"{path}, column 't': trajectory {name!r} must have points at "
+                f"equal steps of time, {step:g} as in the first trajectory. "
+                f"Received: t={t[k]:g} as its point {k}, where {grid[k]:g} "
+                "would follow"
+            )
+
+
+def _arrays(trajectories, names):
+    lengths = np.array([len(values) for values in trajectories.values()])
+    shape = (len(lengths), lengths.max(), len(names))
+    table = np.full(shape, np.nan)
+    for index, values in enumerate(trajectories.values()):
+        table[index, : len(values)] = values
+    data = {"t": table[..., 0], "length": lengths}
+    for kind in "qpu":
+        chosen = [i for i, name in enumerate(names) if name[0] == kind]
+        if chosen:
+            data[kind] = table[..., chosen]
+    return data
