@@ -15,9 +15,10 @@ class KoopmanForwardModel(KoopmanMeasures, LanguageModel):
     by their operators. In training each operator takes its share of a batch's
     rows, so that it also learns the task; the rest pass through the block.
 
-    A subclass has `token_embedding`, the lists `blocks` and `operators` (one
-    per block, or none), `final_norm`, `head`, `row_shares`, `replaced`, and in
-    its config `koopman`, `replacement` and `replaced`.
+    A subclass has `token_embedding`, `embedding_norm` (or `None`), the lists
+    `blocks` and `operators` (one per block, or none), `final_norm`, `head`,
+    `row_shares`, `replaced`, and in its config `koopman`, `replacement` and
+    `replaced`.
     """
 
     def set_replaced(self, indices):
@@ -41,6 +42,11 @@ class KoopmanForwardModel(KoopmanMeasures, LanguageModel):
             )
         return indices
 
+    def embed(self, tokens):
+        """The first hidden state `h_0` of tokens `(B, N)`, without dropout."""
+        h = self.token_embedding(tokens)
+        return h if self.embedding_norm is None else self.embedding_norm(h)
+
     def trajectory(self, tokens):
         """The hidden states `[h_0, ..., h_L]` of the blocks, without dropout.
 
@@ -50,7 +56,7 @@ class KoopmanForwardModel(KoopmanMeasures, LanguageModel):
         Returns:
             list of L + 1 float tensors `(B, N, d)`.
         """
-        states = [self.token_embedding(tokens)]
+        states = [self.embed(tokens)]
         for block in self.blocks:
             states.append(block(states[-1]))
         return states
@@ -122,7 +128,9 @@ class KoopmanForwardModel(KoopmanMeasures, LanguageModel):
 
     def _own_layers(self):
         """The layers of the language model itself that have weights."""
-        return [self.token_embedding, *self.blocks, self.final_norm, self.head]
+        around = self.embedding_norm, self.final_norm, self.head
+        layers = [self.token_embedding, *self.blocks, *around]
+        return [layer for layer in layers if layer is not None]
 
     def _require_operators(self, method):
         if not self.operators:

@@ -5,11 +5,11 @@ import numpy as np
 
 from ..datasets.vocabulary import check_ids
 from .generation import generate
-from .registry import load
+from .presets import Presets
 
 
 @keras.saving.register_keras_serializable(package="orrery")
-class LanguageModel(keras.Model):
+class LanguageModel(Presets, keras.Model):
     """A `keras.Model` of token ids that generates, quantizes and exports.
 
     A subclass maps int32 ids `(B, N)` to logits `(B, N, V)`, keeps its
@@ -17,46 +17,6 @@ class LanguageModel(keras.Model):
     without a shape. To generate it has `initial_state(batch_size, max_length)`
     and `step(tokens, state, index)`. Its named architectures are `presets`.
     """
-
-    presets: dict[str, dict] = {}
-
-    @classmethod
-    def from_preset(cls, name, load_weights=True, **changes):
-        """A named architecture, with its trained weights if asked for.
-
-        Args:
-            name: str, one of `presets`; or, for trained weights, the folder
-                of a saved model or a `.keras` file.
-            load_weights: bool. `False` builds the architecture afresh.
-            **changes: arguments of the constructor that replace the preset's;
-                only with `load_weights=False`.
-
-        Returns:
-            A model of this class.
-
-        Raises:
-            ValueError: unknown name, changes to a trained model, or a saved
-                model of another class.
-        """
-        if load_weights:
-            if changes:
-                raise ValueError(
-                    "A trained model cannot be changed: use "
-                    f"`load_weights=False`. Received: {sorted(changes)}"
-                )
-            model = load(name)
-            if not isinstance(model, cls):
-                raise ValueError(
-                    f"`name` must be a saved {cls.__name__}. Received: "
-                    f"{str(name)!r}, a {type(model).__name__}"
-                )
-            return model
-        if name not in cls.presets:
-            raise ValueError(
-                f"`name` must be one of {sorted(cls.presets)}. "
-                f"Received: {name!r}"
-            )
-        return cls(**{**cls.presets[name], **changes})
 
     def __call__(self, inputs, *args, **kwargs):
         # A backend would clamp an id out of range, or look up NaN.

@@ -10,7 +10,7 @@ from orrery.losses import KoopmanConsistency
 from orrery.metrics import Perplexity
 from orrery.optimizers import adamw_cosine
 from orrery.zoo import LSTMLM, KoopmanLM
-from orrery.zoo.koopman_lm import MIXERS
+from orrery.zoo.backbone import MIXERS
 
 VOCABULARY, LENGTH = 50, 12
 KOOPMAN = {"lift_dim": 16, "delays": 1, "sample_tokens": 64}

@@ -1,0 +1,97 @@
+"""What the energies of a language model's blocks do on text."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from ..datasets.vocabulary import check_ids
+from ..metrics.energy_drift import EnergyDrift
+
+
+def energy_traces(model, tokens, batch_size=32):
+    """Energies of every token along the steps of every block, no dropout.
+
+    Args:
+        model: a built language model of `HamiltonianBlock`s.
+        tokens: int array `(n, N)`.
+        batch_size: int, rows at a time. Defaults to `32`.
+
+    Returns:
+        float32 arrays: the kinetic and the potential energies, both
+        `(n, L, N, S + 1)`, and the relative change of the momenta over a
+        block, `|p_S - p_0| / |p_0|`, `(n, L, N)`.
+
+    Raises:
+        ValueError: if an id is out of range.
+    """
+    tokens = check_ids(tokens, model.vocabulary_size)
+    columns = _Traces(model).predict(tokens, batch_size=batch_size, verbose=0)
+    steps = model.blocks[0].num_steps + 1
+    kinetic, potential, kick = np.split(columns, [steps, 2 * steps], axis=-1)
+    return kinetic, potential, kick[..., 0]
+
+
+def evaluate_energies(model, tokens, batch_size=32, reference=None):
+    """How well each block keeps its energy on text, with the controls.
+
+    Args:
+        model: a built language model of `HamiltonianBlock`s.
+        tokens: int array `(n, N)`.
+        batch_size: int, rows at a time. Defaults to `32`.
+        reference: what this function returned for the same tokens at
+            initialisation, or `None`.
+
+    Returns:
+        A list of dicts of floats, one per block: `drift`, `spread`,
+        `spread_ratio` (NaN without a reference) and `shuffled_ratio` as in
+        `EnergyDrift`; `potential_share`, the part `Cov(V, E) / Var(E)` of the
+        energies' variance over inputs that comes from V, so that a flat
+        potential cannot pass; `kick`, the mean of `|p_S - p_0| / |p_0|`.
+    """
+    kinetic, potential, kick = energy_traces(model, tokens, batch_size)
+    rows = []
+    for block in range(kinetic.shape[1]):
+        trace = kinetic[:, block] + potential[:, block]
+        spread = reference and reference[block]["spread"]
+        metric = EnergyDrift(spread)
+        for part in np.array_split(trace, -(-len(trace) // batch_size)):
+            metric.update_state(None, part)
+        start, wells = (
+            part[..., 0].ravel().astype("float64")
+            for part in (trace, potential[:, block])
+        )
+        covariance = np.cov(wells, start)
+        rows.append(
+            {
+                **metric.results(),
+                "potential_share": covariance[0, 1] / covariance[1, 1],
+                "kick": float(kick[:, block].mean(dtype="float64")),
+            }
+        )
+    return rows
+
+
+class _Traces(keras.Model):
+    """Columns of kinetic and potential energy, and of the kick."""
+
+    def __init__(self, model):
+        super().__init__(name="traces")
+        self.model = model
+
+    def call(self, tokens):
+        """`(B, N)` to `(B, L, N, 2 (S + 1) + 1)`."""
+        rows = []
+        for block, h in zip(
+            self.model.blocks, self.model.trajectory(tokens)[:-1], strict=True
+        ):
+            context = block.context(h)
+            states = block.trajectory(h, context)
+            kinetic, potential = block.energies(states, context)
+            before, after = states[0][1], states[-1][1]
+            kick = ops.norm(after - before, axis=-1) / ops.maximum(
+                ops.norm(before, axis=-1), 1e-12
+            )
+            rows.append(
+                ops.concatenate([kinetic, potential, kick[..., None]], axis=-1)
+            )
+        return ops.stack(rows, axis=1)
