@@ -1,0 +1,344 @@
+"""Learned mechanical systems: states in, trajectories out. The base class."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from .._backend import compile_function
+from .compensated import Compensated
+from .presets import Presets
+
+UNROLLED = 16
+UNITS = {"q": 1.0, "p": 1.0, "t": 1.0, "u": 1.0}
+
+
+@keras.saving.register_keras_serializable(package="orrery")
+class MechanicalModel(Presets, keras.Model):
+    """A model that maps a state of n positions to the trajectory behind it.
+
+    A subclass has `stepper()`, which returns a function
+    `(q, p, push, num_steps)` to the list of `num_steps + 1` pairs `(q, p)`,
+    the given one first, in steps of `step_size`; `push` is a force held over
+    them, or `None`. It adds to q and p and takes their values by `plain`, so
+    that they may be `Compensated`. And it has `derivatives(q, p)`, which
+    returns `dq/dt` and `dp/dt`. Both are in the model's `units`, this class
+    converts.
+
+    Control enters as a force, `dp/dt = ... + B u`, with a learned B `(n, m)`.
+
+    Trained by `fit` on `orrery.datasets.TrajectoryWindows` with the loss
+    `"mse"`, through the integrator. Everything is computed in `floatx`, also
+    under a mixed policy: half precision cannot tell energies apart.
+
+    Args:
+        dim: int, n >= 1, number of positions.
+        num_steps: int, S >= 1, steps of the trajectory that a call returns.
+        step_size: float > 0, time between two points.
+        num_controls: int, m >= 0.
+        units: dict, a positive number for any of `"q"`, `"p"`, `"t"` and
+            `"u"`: typical values of positions, momenta, time and control in
+            the data, by which the network's own numbers are of order one. 1
+            where not given. Defaults to `None`, 1 for all.
+
+    Call arguments:
+        inputs: a dict with `"q"`, `"p"` `(B, n)` and, with m > 0,
+            `"controls"` `(B, S, m)`, held from each point to the next; a
+            tuple of these; or one tensor `(B, 2 n)`, q beside p.
+        training: bool.
+
+    Returns:
+        Trajectory `(B, S + 1, 2 n)`, q beside p, the given state first.
+
+    Raises:
+        ValueError: if an argument is out of its range, or the width of a
+            state odd or not that of the model.
+    """
+
+    def __init__(
+        self,
+        dim,
+        num_steps=10,
+        step_size=0.1,
+        num_controls=0,
+        units=None,
+        **kwargs,
+    ):
+        # Else Keras would cast the states to half precision at the entrance.
+        super().__init__(**{"dtype": keras.config.floatx(), **kwargs})
+        for name, value, least in (
+            ("dim", dim, 1),
+            ("num_steps", num_steps, 1),
+            ("num_controls", num_controls, 0),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"`{name}` must be an integer of at least {least}. "
+                    f"Received: {name}={value!r}"
+                )
+        if not 0 < step_size < np.inf:
+            raise ValueError(
+                "`step_size` must be positive and finite. "
+                f"Received: step_size={step_size}"
+            )
+        unknown = set(units or ()) - set(UNITS)
+        if unknown or not all(x > 0 for x in (units or {}).values()):
+            raise ValueError(
+                "`units` must give positive numbers for some of "
+                f"{list(UNITS)}. Received: units={units}"
+            )
+        self.dim = dim
+        self.num_steps = num_steps
+        self.step_size = step_size
+        self.num_controls = num_controls
+        self.units = {**UNITS, **(units or {})}
+
+    def build(self, input_shape=None):
+        if self.num_controls:
+            self.control_kernel = self.add_weight(
+                shape=(self.num_controls, self.dim),
+                initializer="zeros",
+                name="control_kernel",
+            )
+
+    # === Trajectories ===
+    def stepper(self):
+        """A function `(q, p, push, num_steps)` to all states on the way."""
+        raise NotImplementedError
+
+    def derivatives(self, q, p):
+        """`dq/dt` and `dp/dt` of states without control, in own units."""
+        raise NotImplementedError
+
+    def field(self, q, p):
+        """`dq/dt` and `dp/dt` of states `(..., n)`, without control."""
+        unit = self.units
+        dq, dp = self.derivatives(*self.in_own_units(q, p))
+        return dq * (unit["q"] / unit["t"]), dp * (unit["p"] / unit["t"])
+
+    def call(self, inputs, training=False):
+        q, p, controls = self.unpack(inputs)
+        state, step = self.in_own_units(q, p), self.stepper()
+        if controls is None:
+            states = step(*state, None, self.num_steps)
+        else:
+            states = [state]
+            for k in range(self.num_steps):
+                push = self._push(controls[:, k])
+                states.append(step(*states[-1], push, 1)[-1])
+        return ops.stack(
+            [
+                ops.concatenate(
+                    [q * self.units["q"], p * self.units["p"]], axis=-1
+                )
+                for q, p in states
+            ],
+            axis=1,
+        )
+
+    def rollout(self, q, p, num_steps, save_every=1, controls=None):
+        """Integrate for any number of steps, in a compiled loop.
+
+        What rounding takes from q and p is remembered (`Compensated`), so that
+        a long roll-out in float32 shows the integrator's drift, not its own.
+        PyTorch runs the loop step by step; JAX and TensorFlow compile it for
+        every new `num_steps`, `save_every` and batch size.
+
+        Args:
+            q: NumPy array `(B, n)`, positions.
+            p: NumPy array `(B, n)`, momenta.
+            num_steps: int, steps of `step_size`.
+            save_every: int, a divisor of `num_steps`: how many steps apart the
+                states lie that are returned. Defaults to `1`.
+            controls: NumPy array `(B, num_steps, m)`, where the model has a
+                control. Defaults to `None`.
+
+        Returns:
+            q and p, NumPy arrays `(B, num_steps / save_every + 1, n)`. What
+            diverged is infinite or NaN.
+
+        Raises:
+            ValueError: if an argument is not as described, or not finite.
+        """
+        q, p = self._check_state(q, p)
+        for name, value in (
+            ("num_steps", num_steps),
+            ("save_every", save_every),
+        ):
+            if not isinstance(value, int | np.integer) or value < 1:
+                raise ValueError(
+                    f"`{name}` must be a positive integer. "
+                    f"Received: {name}={value!r}"
+                )
+        if num_steps % save_every:
+            raise ValueError(
+                "`save_every` must divide `num_steps`. Received: "
+                f"save_every={save_every}, num_steps={num_steps}"
+            )
+        arguments = [q / self.units["q"], p / self.units["p"]]
+        if self.num_controls:
+            shape = (len(q), num_steps, self.num_controls)
+            controls = self._check_array("controls", controls, shape)
+            times = (num_steps // save_every, save_every)
+            controls = np.moveaxis(controls, 1, 0)
+            arguments.append(controls.reshape(*times, *controls.shape[1:]))
+        elif controls is not None:
+            raise ValueError("`controls` were given to a model without any.")
+        # Not by `setattr`, which tracks what it is given as part of the model.
+        loops = vars(self).setdefault("_rollout_loops", {})
+        key = int(num_steps), int(save_every)
+        if key not in loops:
+            loop = self._rollout_loop(*key)
+            loops[key] = compile_function(loop, self.variables)
+        tensors = [
+            ops.convert_to_tensor(a, self.compute_dtype) for a in arguments
+        ]
+        path = map(ops.convert_to_numpy, loops[key](*tensors))
+        return tuple(
+            np.concatenate([first[:, None], np.moveaxis(x, 0, 1) * unit], 1)
+            for first, x, unit in zip(
+                (q, p), path, (self.units["q"], self.units["p"]), strict=True
+            )
+        )
+
+    def _rollout_loop(self, num_steps, save_every):
+        """`(q, p, controls)` to the states saved, `(saves, B, n)` each."""
+        # As many steps in a row share their forces, where nothing pushes.
+        chunk = max(k for k in range(1, UNROLLED + 1) if not save_every % k)
+
+        def loop(q, p, controls=None):
+            step = self.stepper()
+
+            def between(state, pushes):
+                if pushes is None:
+                    return _repeat(
+                        lambda _, state: step(*state, None, chunk)[-1],
+                        save_every // chunk,
+                        state,
+                    )
+                return _repeat(
+                    lambda k, state: step(*state, pushes[k], 1)[-1],
+                    save_every,
+                    state,
+                )
+
+            def save(state, pushes):
+                state = between(state, pushes)
+                return state, state
+
+            pushes = None if controls is None else self._push(controls)
+            state = tuple(Compensated(x, ops.zeros_like(x)) for x in (q, p))
+            _, saved = ops.scan(
+                save, state, pushes, length=num_steps // save_every
+            )
+            return [x.value for x in saved]
+
+        return loop
+
+    def in_own_units(self, q, p):
+        """Positions and momenta in `units`, tensors of tensors or arrays."""
+        return tuple(
+            ops.convert_to_tensor(x, self.compute_dtype) / self.units[name]
+            for name, x in (("q", q), ("p", p))
+        )
+
+    def _push(self, controls):
+        """The force of a control `(..., m)`, in own units."""
+        return ops.matmul(controls / self.units["u"], self.control_kernel)
+
+    # === Inputs ===
+    def unpack(self, inputs):
+        """Positions, momenta and control of a batch, as far as given.
+
+        Raises:
+            ValueError: if a width is not that of the model, or the number of
+                controls not S.
+        """
+        if isinstance(inputs, dict):
+            q, p = inputs["q"], inputs["p"]
+            controls = inputs.get("controls")
+        elif isinstance(inputs, (tuple, list)):
+            q, p, controls = (*inputs, None)[:3]
+        else:
+            q, p = split_state(inputs)
+            controls = None
+        for name, x in (("q", q), ("p", p)):
+            if len(x.shape) != 2 or x.shape[-1] != self.dim:
+                raise ValueError(
+                    f"`{name}` must have the shape (batch, {self.dim}). "
+                    f"Received: {tuple(x.shape)}"
+                )
+        expected = (self.num_steps, self.num_controls)
+        given = (self.num_steps, 0) if controls is None else controls.shape[1:]
+        if tuple(given) != expected:
+            raise ValueError(
+                f"`controls` must have the shape (batch, {expected[0]}, "
+                f"{expected[1]}). Received: (batch, {given[0]}, {given[1]})"
+            )
+        return q, p, controls
+
+    def _check_state(self, q, p):
+        q = np.asarray(q)
+        shape = (len(q) if q.ndim else 0, self.dim)
+        return tuple(
+            self._check_array(name, x, shape)
+            for name, x in (("q", q), ("p", p))
+        )
+
+    def _check_array(self, name, array, shape):
+        array = np.asarray(array)
+        if array.shape != shape or not len(array):
+            raise ValueError(
+                f"`{name}` must have the shape {('batch', *shape[1:])}, the "
+                f"batch that of `q`. Received: {array.shape}"
+            )
+        array = array.astype(self.compute_dtype)
+        if not np.isfinite(array).all():
+            wrong = tuple(map(int, np.argwhere(~np.isfinite(array))[0]))
+            raise ValueError(
+                f"`{name}` must be finite. Received: {array[wrong]} at {wrong}"
+            )
+        return array
+
+    def compute_output_spec(self, inputs, training=False):
+        q, _, _ = self.unpack(inputs)
+        shape = (q.shape[0], self.num_steps + 1, 2 * self.dim)
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    # === Config ===
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "dim": self.dim,
+            "num_steps": self.num_steps,
+            "step_size": self.step_size,
+            "num_controls": self.num_controls,
+            "units": dict(self.units),
+        }
+
+    def get_build_config(self):
+        return {"dim": self.dim}  # An empty one would not be restored.
+
+    def build_from_config(self, config):
+        self.build()
+
+
+def split_state(state):
+    """Positions and momenta of states `(..., 2 n)`, tensors or arrays.
+
+    Raises:
+        ValueError: if the width is odd.
+    """
+    width = state.shape[-1]
+    if not width or width % 2:
+        raise ValueError(
+            "The width of a state must be even: its halves are positions and "
+            f"momenta. Received: width={width}"
+        )
+    return state[..., : width // 2], state[..., width // 2 :]
+
+
+def _repeat(function, times, state):
+    """`state = function(k, state)`, a loop only where there is one."""
+    if times == 1:
+        return function(0, state)
+    return ops.fori_loop(0, times, function, state)
