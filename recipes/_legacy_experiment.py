@@ -1,66 +1,53 @@
 """The original network under its own protocol, beside its published curve."""
 
 import csv
-import importlib.util
+import pathlib
+import sys
 
 import keras
 from _command_line import default_folder, open_folder, versions, write_json
+from _legacy_pictures import draw_curve, draw_energies
+from _legacy_published import beside_published
+from _legacy_report import report
 from _training import check_state, summarize, token_losses, train
 from orrery.callbacks import NonFiniteGuard
 from orrery.datasets import load_text
 from orrery.metrics import Perplexity
 from orrery.zoo.legacy.resnet_bk import ResNetBK
 from orrery.zoo.legacy.resnet_bk_koopman import operator_change
+from orrery.zoo.legacy.resnet_bk_physics import PhysicsResNetBK
 from orrery.zoo.legacy.resnet_bk_training import (
     compile_as_published,
     published_callbacks,
 )
 
-PRESET, EPOCHS, LEARNING_RATE = "resnet_bk_legacy_koopman", 10, 1e-3
+EPOCHS, LEARNING_RATE = 10, 1e-3
 SMOKE_BLOCKS = 64
-# Validation perplexity (mean of batch means) on WikiText-2 in the repository
-# neko-jpg/Project-ResNet-BK-An-O-N-Language-Model-Architecture: a fresh run, of
-# the variant with a physics term; its Koopman run was started from a trained
-# model, which is where the Koopman-forward figure comes from.
-PUBLISHED = (
-    [578.16, 512.19, 501.65, 490.69, 488.19]
-    + [486.48, 483.09, 482.69, 479.89, 476.57]
-)  # fmt: skip
-PUBLISHED_FORWARD = 8560.36
+CLASSES = {
+    preset: cls for cls in (ResNetBK, PhysicsResNetBK) for preset in cls.presets
+}
 
 
 def run(arguments):
-    """Train one seed, with its leak and its faults, and say how it compares."""
-    arguments.preset = arguments.preset or PRESET
+    """Train one seed, with its leak and its faults, and say how it compares.
+
+    Args:
+        arguments: the flags of any recipe, `preset` set, `epochs` and `out`
+            maybe `None`; `epochs` is set here.
+    """
     arguments.epochs = arguments.epochs or EPOCHS
-    if arguments.preset not in ResNetBK.presets:
+    if arguments.preset not in CLASSES:
         raise SystemExit(
-            "--protocol legacy takes --preset from "
-            f"{sorted(ResNetBK.presets)}; got {arguments.preset}"
+            f"--protocol legacy takes --preset from {sorted(CLASSES)}; got "
+            f"{arguments.preset}"
         )
+    recipe = pathlib.Path(sys.argv[0]).stem
     folder = arguments.out or default_folder(
-        f"koopman_lm-legacy-{arguments.backend}", arguments.resume
+        f"{recipe}-legacy-{arguments.backend}", arguments.resume
     )
     open_folder(folder)
     data = load_text(arguments.dataset, data_dir=arguments.data_dir)
-    limit = SMOKE_BLOCKS if arguments.smoke else None
-    keras.utils.set_random_seed(arguments.seed)
-    model = ResNetBK.from_preset(
-        arguments.preset,
-        vocabulary_size=len(data.vocabulary),
-        length=data.sequence_length,
-    )
-    config = {
-        "preset": arguments.preset,
-        "dataset": str(arguments.dataset),
-        "sha256": data.metadata["sha256"],
-        "epochs": arguments.epochs,
-        "batch_size": arguments.batch_size,
-        "learning_rate": LEARNING_RATE,
-        "seed": arguments.seed,
-        "limit": limit,
-        "backend": arguments.backend,
-    }
+    config = describe(arguments, data)
     check_state(folder, config, arguments.resume)
     print(
         f"Original ResNet-BK: {arguments.preset} on {data.name}, "
@@ -71,18 +58,10 @@ def run(arguments):
     )
     configuration = {"arguments": vars(arguments), "versions": versions()}
     write_json(folder / "config.json", configuration)
-    model.build((None, data.sequence_length))
+    model = build(config, data)
     initial = operators(model)
-    history = train(
-        model,
-        data,
-        folder,
-        config,
-        callbacks=[*published_callbacks(model), NonFiniteGuard()],
-        resume=arguments.resume,
-        compile_model=lambda model: compile_as_published(model, [Perplexity()]),
-    )
-    x, y = (array[:limit] for array in data.blocks("valid"))
+    history = fit(model, data, folder, config, resume=arguments.resume)
+    x, y = (array[: config["limit"]] for array in data.blocks("valid"))
     measured = {"valid": score(model, x, y, data, arguments)}
     if model.koopman:
         model.set_replaced(range(model.num_layers))
@@ -92,14 +71,69 @@ def run(arguments):
             for before, after in zip(initial, operators(model), strict=True)
         ]
     write_json(folder / "metrics.json", measured)
-    rows = beside_published(arguments, history)
+    rows = beside_published(
+        arguments.preset, arguments.seed, history, comparable(arguments)
+    )
     with open(folder / "curve.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    draw(folder / "curve.png", rows)
+    runs = {"here": rows}
+    draw_curve(folder / "curve.png", runs)
+    if "drift" in rows[0]:
+        draw_energies(folder / "energies.png", runs)
     report(folder, arguments, rows, measured)
     print(f"\nWrote {folder}/report.md")
+
+
+def describe(arguments, data):
+    """What must agree between a run and its continuation."""
+    return {
+        "preset": arguments.preset,
+        "dataset": str(arguments.dataset),
+        "sha256": data.metadata["sha256"],
+        "epochs": arguments.epochs,
+        "batch_size": arguments.batch_size,
+        "learning_rate": LEARNING_RATE,
+        "seed": arguments.seed,
+        "limit": SMOKE_BLOCKS if arguments.smoke else None,
+        "backend": arguments.backend,
+    }
+
+
+def comparable(arguments):
+    """Whether the published figures are of the same data."""
+    return arguments.dataset == "wikitext2" and not arguments.smoke
+
+
+def build(config, data):
+    """The model with the weights of the seed."""
+    keras.utils.set_random_seed(config["seed"])
+    cls = CLASSES[config["preset"]]
+    sizes = {
+        "vocabulary_size": len(data.vocabulary),
+        "length": data.sequence_length,
+    }
+    if cls is PhysicsResNetBK:
+        sizes["batch_size"] = config["batch_size"]
+    model = cls.from_preset(config["preset"], **sizes)
+    model.build((None, data.sequence_length))
+    return model
+
+
+def fit(model, data, folder, config, resume, callbacks=None):
+    """Train as published; the history. `callbacks` in the original's place."""
+    if callbacks is None:
+        callbacks = published_callbacks(model)
+    return train(
+        model,
+        data,
+        folder,
+        config,
+        callbacks=[*callbacks, NonFiniteGuard()],
+        resume=resume,
+        compile_model=lambda model: compile_as_published(model, [Perplexity()]),
+    )
 
 
 def operators(model):
@@ -114,91 +148,3 @@ def operators(model):
 def score(model, x, y, data, arguments):
     losses = token_losses(model, x, y, arguments.batch_size)
     return summarize(losses, y, data.vocabulary.unknown_id)
-
-
-def beside_published(arguments, history):
-    """A row per epoch; the published curve where the data are the same."""
-    compare = arguments.dataset == "wikitext2" and not arguments.smoke
-    published = PUBLISHED if compare else []
-    curves = zip(
-        history["val_batch_mean_perplexity"],
-        history["val_perplexity"],
-        strict=True,
-    )
-    return [
-        {
-            "preset": arguments.preset,
-            "seed": arguments.seed,
-            "epoch": epoch + 1,
-            "batch-mean perplexity": round(own, 2),
-            "token-weighted": round(weighted, 2),
-            "published": published[epoch] if epoch < len(published) else "",
-        }
-        for epoch, (own, weighted) in enumerate(curves)
-    ]
-
-
-def draw(path, rows):
-    if importlib.util.find_spec("matplotlib") is None:
-        print("No picture: pip install 'orrery[plot]' draws it.")
-        return
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for column in ("batch-mean perplexity", "published"):
-        points = [(row["epoch"], row[column]) for row in rows if row[column]]
-        if points:
-            axes.plot(*zip(*points, strict=True), marker="o", label=column)
-    axes.set(
-        xlabel="epoch",
-        ylabel="validation perplexity",
-        title="ResNet-BK, faults included",
-        ylim=(0, None),
-    )
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend()
-    figure.savefig(path, dpi=150)
-
-
-def report(folder, arguments, rows, measured):
-    """The curve beside the published one, and what Koopman-forward gives."""
-    lines = [
-        "# The original ResNet-BK, reproduced",
-        "",
-        f"`{arguments.preset}`, data `{arguments.dataset}`, seed "
-        f"{arguments.seed}, backend {arguments.backend}. Every core sees the "
-        "token it is to predict: these perplexities are not a language "
-        "model's. Published: a fresh run, with the physics term.",
-        "",
-        "| epoch | batch-mean perplexity | token-weighted | published |",
-        "|---|---|---|---|",
-        *(
-            f"| {row['epoch']} | {row['batch-mean perplexity']:.1f} | "
-            f"{row['token-weighted']:.1f} | {row['published'] or '-'} |"
-            for row in rows
-        ),
-    ]
-    if "koopman_forward" in measured:
-        standard, forward = (
-            measured[key]["perplexity"] for key in ("valid", "koopman_forward")
-        )
-        lines += [
-            "",
-            f"Koopman-forward, all blocks: {forward:,.1f}, "
-            f"{forward / standard:.1f} times the standard {standard:,.1f}"
-            + (
-                f" (published, from a warm start: {PUBLISHED_FORWARD:,.0f}, "
-                "17.9 times)."
-                if rows[0]["published"]
-                else "."
-            ),
-            "",
-            "Change of K, as the original reported it and as it is: "
-            + "; ".join(
-                f"{change['reported']:.2%} and {change['relative']:.1%}"
-                for change in measured["operator_change"]
-            )
-            + ".",
-        ]
-    (folder / "report.md").write_text("\n".join(lines) + "\n", "utf-8")

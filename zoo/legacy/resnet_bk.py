@@ -36,9 +36,9 @@ from keras import ops
 
 from ...losses.fused_linear_crossentropy import fused_linear_crossentropy
 from .resnet_bk_blocks import ResNetBKBlock
+from .resnet_bk_koopman import SMALLEST_DMD_WEIGHT
 from .resnet_bk_linear import layer_norm, linear
 from .resnet_bk_resolvent import GRADIENTS, MODES
-from .resnet_bk_training import SMALLEST_DMD_WEIGHT
 
 FALLBACK_LOSS = 8.0
 FALLBACK_SCALE = 0.01

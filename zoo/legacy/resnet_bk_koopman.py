@@ -6,6 +6,8 @@ from keras import ops
 
 from .resnet_bk_linear import linear
 
+SMALLEST_DMD_WEIGHT = 1e-4
+
 
 def _near_identity(shape, dtype=None):
     noise = keras.random.normal(shape, stddev=0.01, dtype=dtype)

@@ -3,7 +3,10 @@
 import keras
 from keras import ops
 
-SMALLEST_DMD_WEIGHT = 1e-4
+from .resnet_bk_adamw import LateAdamW
+from .resnet_bk_koopman import SMALLEST_DMD_WEIGHT
+from .resnet_bk_physics import PhysicsResNetBK
+from .resnet_bk_physics_training import EnergyMultipliers
 
 
 @keras.saving.register_keras_serializable(package="orrery")
@@ -107,22 +110,25 @@ def compile_as_published(model, metrics=(), **kwargs):
     The rate is constant and the decay acts on biases and embeddings too. Only
     `untrained_weights` are left out, as PyTorch leaves out what has no
     gradient; Keras would decay them on JAX. phi and K do decay (by 2.5 % in
-    all) while the Koopman weight is still 0, which they did not in PyTorch.
+    all) while the Koopman weight is still 0, which they did not in PyTorch. The
+    energies, whose published figures are compared, start as there: `LateAdamW`.
 
     Args:
-        model: a `ResNetBK`.
+        model: a `ResNetBK` or a `PhysicsResNetBK`.
         metrics: weighted metrics beside `BatchMeanPerplexity`.
         **kwargs: further arguments of `compile`.
     """
     if not model.built:
         model.build((None, model.length))
-    optimizer = keras.optimizers.AdamW(
+    late = isinstance(model, PhysicsResNetBK)
+    optimizer = (LateAdamW if late else keras.optimizers.AdamW)(
         learning_rate=1e-3,
         weight_decay=0.01,
         epsilon=1e-8,
         global_clipnorm=0.5,
     )
-    optimizer.exclude_from_weight_decay(var_list=model.untrained_weights)
+    if not late:
+        optimizer.exclude_from_weight_decay(var_list=model.untrained_weights)
     model.compile(
         optimizer=optimizer,
         weighted_metrics=[BatchMeanPerplexity(), *metrics],
@@ -131,7 +137,10 @@ def compile_as_published(model, metrics=(), **kwargs):
 
 
 def published_callbacks(model):
-    """The callbacks of the original's Koopman run; none without operators."""
-    if not model.koopman:
-        return []
-    return [PublishedSchedule(), DynamicModeDecomposition()]
+    """The callbacks of the original's Koopman and physics runs, if any."""
+    callbacks = []
+    if model.koopman:
+        callbacks += [PublishedSchedule(), DynamicModeDecomposition()]
+    if isinstance(model, PhysicsResNetBK):
+        callbacks.append(EnergyMultipliers())
+    return callbacks
