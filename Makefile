@@ -84,11 +84,11 @@ $(BIN)/python:
 
 # One stamp for each set of packages: a second call installs nothing.
 $(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
-	$(INSTALL) -e ".[jax,text,plot]"
+	$(INSTALL) -e ".[jax,text,plot,science]"
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
-	$(INSTALL) -e ".[jax,torch,tensorflow,text,data,plot,onnx,test]"
+	$(INSTALL) -e ".[jax,torch,tensorflow,text,data,plot,science,onnx,test]"
 	@touch $@
 
 $(VENV)/.lint: $(BIN)/python constraints.txt

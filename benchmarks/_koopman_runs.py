@@ -19,8 +19,9 @@ def run_and_write(what, arguments, run):
 
     It is written anew after every row that `run` yields.
     """
-    from _koopman_setup import check_preset, cut_blocks, describe
+    from _koopman_setup import check_preset, describe
     from _measure import results_file, write_csv
+    from _training import cut_blocks
     from orrery.datasets import load_text
 
     check_preset(arguments.preset)

@@ -6,11 +6,12 @@ import keras
 import numpy as np
 from _measure import peak_memory
 from _train_step_task import PARITY_STEPS, WARMUP, measured, text
+from orrery.callbacks import LagrangeMultiplier
 from orrery.datasets.language_batches import LanguageBatches
 from orrery.layers import LanguageHead
 from orrery.metrics import Perplexity
 from orrery.optimizers import GuardedOptimizer
-from orrery.zoo import KoopmanLM
+from orrery.zoo import HamiltonianLM, KoopmanLM
 from orrery.zoo.lstm_lm import LSTMLM
 
 KOOPMAN_WEIGHT = 0.05
@@ -18,7 +19,11 @@ KOOPMAN_WEIGHT = 0.05
 WINDOW = 10
 WITHOUT_OPERATORS = {"koopman": None, "replacement": 0.0}
 # Models that take the weights of another one.
-FAMILY = {"base": "koopman", "preset_base": "preset"}
+FAMILY = {
+    "base": "koopman",
+    "preset_base": "preset",
+    "untracked": "tracked",
+}
 
 
 class Batches(LanguageBatches):
@@ -107,6 +112,9 @@ def build(task, dropout, model=None, **changes):
             base.dim,
             dropout=dropout,
         )
+    elif kind in ("tracked", "untracked"):
+        changes = {} if kind == "tracked" else {"energy_tokens": 0}
+        model = HamiltonianLM(**{**config, **sizes["hamiltonian"]}, **changes)
     elif kind.startswith("preset"):
         operators = WITHOUT_OPERATORS if kind == "preset_base" else {}
         model = KoopmanLM.from_preset(
@@ -192,8 +200,11 @@ def batches(task, steps):
 def fit(model, data, epochs=1):
     """Train; the ends of the steps and the history."""
     ends = StepEnds()
+    callbacks = [ends]
+    if getattr(model, "energy_tokens", 0):
+        callbacks.append(LagrangeMultiplier(initial=1.0))
     history = model.fit(
-        data, epochs=epochs, shuffle=False, verbose=0, callbacks=[ends]
+        data, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks
     )
     return ends, history.history
 
@@ -242,9 +253,9 @@ def timing(task):
 
 
 def overhead(task):
-    """The step without and with operators, window beside window."""
+    """The steps of two models, window beside window."""
     dropout = task["sizes"]["dropout"]
-    models = [build(task, dropout, model=name) for name in ("base", "koopman")]
+    models = [build(task, dropout, model=name) for name in task["pair"]]
     for model in models:
         fit(model, batches(task, 1 + WARMUP))
     data = batches(task, 1 + WINDOW)

@@ -115,6 +115,14 @@ def parse(flags, argv=None):
     return arguments
 
 
+def refuse(flags, arguments, mode, allowed):
+    """No flag is silently without effect: stop where another was given."""
+    for name, value in vars(arguments).items():
+        if name not in allowed and value != flags.get_default(name):
+            flag = name.replace("_", "-")
+            flags.error(f"--{flag} has no effect with {mode}; got {value!r}")
+
+
 def plain_errors(main):
     """Bad input ends a recipe with one sentence instead of a traceback."""
 

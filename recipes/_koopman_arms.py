@@ -1,10 +1,8 @@
 """One arm of `koopman_lm.py`: build it, train it, score it."""
 
-import math
-
 import keras
 import numpy as np
-from _training import summarize, token_losses, train
+from _training import count_weights, score, train
 from orrery.callbacks import KoopmanMonitor, KoopmanSchedule, NonFiniteGuard
 from orrery.zoo import LSTMLM, KoopmanLM
 from orrery.zoo.registry import load
@@ -99,29 +97,3 @@ def fallback_complaint(measured):
         f"more than {MOST_FALLBACK:.0%}: the operators do not follow their "
         "blocks"
     )
-
-
-def count_weights(model):
-    """Trainable weights: the language model's, and the operators' apart."""
-    operators = sum(
-        math.prod(weight.shape)
-        for operator in getattr(model, "operators", ())
-        for weight in operator.trainable_weights
-    )
-    total = sum(math.prod(w.shape) for w in model.trainable_weights)
-    return {
-        "parameters": total - operators,
-        "operator_parameters": operators,
-    }
-
-
-def score(model, data, blocks, batch_size):
-    """Validation and test perplexity."""
-    return {
-        split: summarize(
-            token_losses(model, *blocks[split], batch_size),
-            blocks[split][1],
-            data.vocabulary.unknown_id,
-        )
-        for split in ("valid", "test")
-    }

@@ -4,7 +4,7 @@ import json
 
 import keras
 from _command_line import distribute, open_folder, versions, write_json
-from _koopman_arms import build, count_weights, fallback_complaint, train_arm
+from _koopman_arms import build, fallback_complaint, train_arm
 from _koopman_controls import count_words, describe_operators, replace
 from _koopman_report import write_report
 from _koopman_setup import (
@@ -12,13 +12,12 @@ from _koopman_setup import (
     SCHEDULE,
     check_prompt,
     complete,
-    cut_blocks,
     describe,
     phases,
     settings_of,
 )
 from _scoring import locate
-from _training import check_state
+from _training import check_state, count_weights, cut_blocks
 from orrery.datasets import Vocabulary, load_text
 from orrery.datasets.words import join_words
 from orrery.zoo.registry import load

@@ -5,11 +5,11 @@ import pathlib
 from _command_line import default_folder
 from _koopman_defaults import DEFAULTS, FINE_TUNING
 from _scoring import check_vocabulary
+from _training import SMOKE_BLOCKS
 from orrery.zoo import KoopmanLM
 from orrery.zoo.registry import load
 
 SCHEDULE = {"warmup": 1, "ramp": 2, "max_weight": 0.05}
-SMOKE_BLOCKS = 64
 SAMPLE_LENGTH = 60
 
 
@@ -31,15 +31,6 @@ def complete(arguments):
         arguments.out = default_folder(
             f"koopman_lm-{name}-{arguments.backend}", arguments.resume
         )
-
-
-def cut_blocks(data, smoke):
-    """The examples of every split, a few of them for a smoke run."""
-    limit = SMOKE_BLOCKS if smoke else None
-    return {
-        split: tuple(array[:limit] for array in data.blocks(split))
-        for split in ("train", "valid", "test")
-    }
 
 
 def check_preset(name):

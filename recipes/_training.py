@@ -13,6 +13,7 @@ from orrery.metrics import Perplexity
 from orrery.optimizers import adamw_cosine
 
 STATE = "state.npz"
+SMOKE_BLOCKS = 64
 
 
 class EpochSeconds(keras.callbacks.Callback):
@@ -92,6 +93,15 @@ def train(
     return state.history
 
 
+def cut_blocks(data, smoke):
+    """The examples of every split, a few of them for a smoke run."""
+    limit = SMOKE_BLOCKS if smoke else None
+    return {
+        split: tuple(array[:limit] for array in data.blocks(split))
+        for split in ("train", "valid", "test")
+    }
+
+
 def check_state(folder, config, resume):
     """Refuse to overwrite a run, or to continue another one.
 
@@ -122,6 +132,18 @@ def perplexity(model, x, y, batch_size):
     return math.exp(float(np.mean(losses, dtype="float64")))
 
 
+def score(model, data, blocks, batch_size):
+    """Validation and test perplexity."""
+    return {
+        split: summarize(
+            token_losses(model, *blocks[split], batch_size),
+            blocks[split][1],
+            data.vocabulary.unknown_id,
+        )
+        for split in ("valid", "test")
+    }
+
+
 def summarize(losses, targets, unknown_id):
     """Perplexity with and without `<unk>` targets, from per-token losses."""
     known = losses[targets != unknown_id]
@@ -132,6 +154,20 @@ def summarize(losses, targets, unknown_id):
         )
         if known.size
         else math.nan,
+    }
+
+
+def count_weights(model):
+    """Trainable weights: the language model's, and the operators' apart."""
+    operators = sum(
+        math.prod(weight.shape)
+        for operator in getattr(model, "operators", ())
+        for weight in operator.trainable_weights
+    )
+    total = sum(math.prod(w.shape) for w in model.trainable_weights)
+    return {
+        "parameters": total - operators,
+        "operator_parameters": operators,
     }
 
 

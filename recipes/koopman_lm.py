@@ -21,6 +21,7 @@ SCORING = {"backend", "batch_size", "evaluate"}
 TRAINING = {"backend", "data_dir", "batch_size", "seed", "dataset"}
 TRAINING |= {"epochs", "out", "resume", "smoke"}
 LEGACY = {*TRAINING, "protocol", "preset"}
+LEGACY_PRESET = "resnet_bk_legacy_koopman"
 FINE_TUNED = {*TRAINING, "start_from", "operator_epochs", "learning_rate"}
 FINE_TUNED |= {"arms", "prompt", "devices"}
 WITHOUT_OPERATORS = {"operator_epochs", "prompt", "start_from"}
@@ -87,21 +88,23 @@ def command_line(argv=None):
     )
     arguments = _command_line.parse(flags, argv)
     if arguments.evaluate:
-        refuse(flags, arguments, "--evaluate", SCORING)
+        _command_line.refuse(flags, arguments, "--evaluate", SCORING)
     elif arguments.protocol == "legacy":
-        refuse(flags, arguments, "--protocol legacy", LEGACY)
+        _command_line.refuse(flags, arguments, "--protocol legacy", LEGACY)
     elif arguments.start_from:
-        refuse(flags, arguments, "--start-from", FINE_TUNED)
+        _command_line.refuse(flags, arguments, "--start-from", FINE_TUNED)
     if arguments.arms is None:
         # Beside arms that start from nothing a trained one would be flattered.
         arguments.arms = ("koopman", "ngram") if arguments.start_from else ARMS
     everything = set(vars(arguments))
     if "koopman" not in arguments.arms:
         mode = "--arms that leave koopman out"
-        refuse(flags, arguments, mode, everything - WITHOUT_OPERATORS)
+        _command_line.refuse(
+            flags, arguments, mode, everything - WITHOUT_OPERATORS
+        )
     if arguments.dataset != "wikitext2":
         mode = f"--dataset {arguments.dataset}"
-        refuse(flags, arguments, mode, everything - {"data_dir"})
+        _command_line.refuse(flags, arguments, mode, everything - {"data_dir"})
     rate = arguments.learning_rate
     if rate is not None and not 0 < rate < math.inf:
         flags.error(f"--learning-rate must be above 0; got {rate}")
@@ -115,14 +118,6 @@ def command_line(argv=None):
     return arguments
 
 
-def refuse(flags, arguments, mode, allowed):
-    """No flag is silently without effect."""
-    for name, value in vars(arguments).items():
-        if name not in allowed and value != flags.get_default(name):
-            flag = name.replace("_", "-")
-            flags.error(f"--{flag} has no effect with {mode}; got {value!r}")
-
-
 @_command_line.plain_errors
 def main(argv=None):
     arguments = command_line(argv)
@@ -133,6 +128,8 @@ def main(argv=None):
         return
     if arguments.protocol == "legacy":
         import _legacy_experiment as experiment
+
+        arguments.preset = arguments.preset or LEGACY_PRESET
     else:
         import _koopman_experiment as experiment
 

@@ -8,17 +8,13 @@ Writes `saved_models/<name>/` (checked on every installed backend) and, under
 `<name>_curve.csv`, from which the tables are generated.
 """
 
-import argparse
 import csv
-import json
-import os
-import pathlib
 import shutil
 
+import _publishing
 from _koopman_report import training_seconds
+from _publishing import ROOT, short, software, write
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-GOLDEN_BLOCKS, GOLDEN_LENGTH = 2, 8
 PICTURES = ("curves.png", "koopman.png", "replaced.png")
 KOOPMAN_COLUMNS = {
     "koopman weight": "koopman_weight",
@@ -31,20 +27,11 @@ KOOPMAN_COLUMNS = {
     "spectral radius": "koopman_spectral_radius",
     "distance from identity": "koopman_distance",
 }
-VOCABULARY = ("vocabulary.txt", "vocabulary.json", "merges.txt")
 
 
 def main():
-    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    flags.add_argument("run", type=pathlib.Path, help="folder of the run")
-    flags.add_argument("name", help="of the saved model: its preset")
-    flags.add_argument("--hardware", default=f"{os.cpu_count()} CPU cores")
-    arguments = flags.parse_args()
+    arguments, config, metrics = _publishing.arguments(__doc__.splitlines()[0])
     run = arguments.run
-    config, metrics = (
-        json.loads((run / f"{file}.json").read_text(encoding="utf-8"))
-        for file in ("config", "metrics")
-    )
     write_tables(arguments, config, metrics)
     pictures = {picture: run / picture for picture in PICTURES}
     for phase in ("koopman", "koopman/operators_only"):
@@ -53,25 +40,9 @@ def main():
             pictures["eigenvalues.png"] = path
     for picture, path in pictures.items():
         shutil.copy(path, ROOT / "results" / f"{arguments.name}_{picture}")
-    os.environ.setdefault("KERAS_BACKEND", config["arguments"]["backend"])
-
-    import numpy as np
-    import orrery
-    from orrery.zoo.publishing import publish
-
-    model = orrery.load(run / "model.keras")
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(
-        2, model.vocabulary_size, (GOLDEN_BLOCKS, GOLDEN_LENGTH)
+    _publishing.publish_language_model(
+        arguments, metadata(arguments, config, metrics)
     )
-    publish(
-        ROOT / "saved_models" / arguments.name,
-        model,
-        tokens.astype("int32"),
-        metadata(arguments, config, metrics, model),
-        files=[path for name in VOCABULARY if (path := run / name).exists()],
-    )
-    print(f"Wrote saved_models/{arguments.name}")
 
 
 def write_tables(arguments, config, metrics):
@@ -151,58 +122,27 @@ def curve(run, metrics):
                 yield {
                     "arm": phase,
                     "epoch": epoch["epoch"],
-                    "training perplexity": _short(epoch["perplexity"]),
-                    "valid perplexity": _short(epoch["val_perplexity"]),
+                    "training perplexity": short(epoch["perplexity"]),
+                    "valid perplexity": short(epoch["val_perplexity"]),
                     **{
-                        column: _short(epoch[key], 4) if key in epoch else ""
+                        column: short(epoch[key], 4) if key in epoch else ""
                         for column, key in KOOPMAN_COLUMNS.items()
                     },
                     "seconds": round(float(epoch["seconds"])),
                 }
 
 
-def metadata(arguments, config, metrics, model):
-    settings, data = config["arguments"], config["data"]
-    arm = metrics["arms"]["koopman"]
+def metadata(arguments, config, metrics):
+    settings, architecture = config["arguments"], config["architecture"]
+    arm, seed = metrics["arms"]["koopman"], config["arguments"]["seed"]
     curve = metrics["replaced"]["own operators"]
-    half = (model.num_layers + 1) // 2
-    size = model.vocabulary_size
-
-    def metric(name, split, value):
-        return {
-            "name": name,
-            "split": split,
-            "value": round(value, 3),
-            "seeds": str(settings["seed"]),
-            "interval": "one seed",
-        }
-
+    layers = architecture["num_layers"]
+    half = (layers + 1) // 2
     return {
         "description": "A causal language model of words, each of whose "
-        f"{model.num_layers} blocks has a linear operator on lifted states "
-        "beside it that can run in its place (`model.set_replaced`).",
-        "task": "next-token prediction: token ids in, logits of the next "
-        "token out, strictly causal",
-        "inputs": [
-            {
-                "name": "tokens",
-                "shape": "(batch, length)",
-                "dtype": "int32",
-                "range": f"0 to {size - 1}",
-            }
-        ],
-        "outputs": [
-            {
-                "name": "logits",
-                "shape": f"(batch, length, {size})",
-                "dtype": "float32",
-                "range": "real",
-            }
-        ],
-        "data": {
-            key: data[key]
-            for key in ("name", "version", "source", "licence", "sha256")
-        },
+        f"{layers} blocks has a linear operator on lifted states beside it "
+        "that can run in its place (`model.set_replaced`).",
+        "data": _publishing.data_of(config),
         "training": {
             "command": command(settings),
             "seconds": round(training_seconds(arm)),
@@ -211,31 +151,20 @@ def metadata(arguments, config, metrics, model):
             "epochs of the operators alone": settings["operator_epochs"],
         },
         "metrics": [
+            *_publishing.perplexities(arm, seed),
             *(
-                metric(name, split, arm[split][key])
-                for split in ("valid", "test")
-                for name, key in (
-                    ("perplexity", "perplexity"),
-                    (
-                        "perplexity without unknown targets",
-                        "perplexity_without_unknown",
-                    ),
+                _publishing.metric(f"perplexity, {what}", "valid", value, seed)
+                for what, value in (
+                    (f"{half} blocks replaced", curve[half]),
+                    ("all blocks replaced", curve[-1]),
                 )
             ),
-            metric(f"perplexity, {half} blocks replaced", "valid", curve[half]),
-            metric("perplexity, all blocks replaced", "valid", curve[-1]),
         ],
-        "vocabulary": f"vocabulary.txt, {size} lines, line number = id, "
-        "first line = id 0 (<pad>), second = <unk>",
-        "architecture": config["architecture"],
+        "architecture": architecture,
         "language_model_parameters": arm["parameters"],
         "operator_parameters": arm["operator_parameters"],
         "intended_use": "Research on Koopman operators as stand-ins for "
         "blocks of a language model; tests and examples.",
-        "limits": "A few million weights trained on one small corpus: it "
-        "writes fluent nonsense, knows no facts, and repeats the biases of its "
-        "text. Word-level: what is not in vocabulary.txt becomes <unk>.",
-        "licence": "Apache-2.0",
     }
 
 
@@ -246,23 +175,6 @@ def command(settings):
     values = [f"--{name.replace('_', '-')} {settings[name]}" for name in names]
     arms = " ".join(settings["arms"])
     return f"python recipes/koopman_lm.py {' '.join(values)} --arms {arms}"
-
-
-def software(versions):
-    names = ("keras", "jax", "torch", "tensorflow")
-    return ", ".join(f"{n} {versions[n]}" for n in names if n in versions)
-
-
-def write(path, rows):
-    path.parent.mkdir(exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _short(value, digits=2):
-    return round(float(value), digits)
 
 
 if __name__ == "__main__":

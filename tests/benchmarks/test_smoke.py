@@ -113,6 +113,28 @@ def test_koopman_overhead(smoke, tmp_path):
             assert -1 < low <= middle <= high
 
 
+def test_hamiltonian_overhead(smoke, tmp_path):
+    rows = smoke("hamiltonian_overhead", *SMOKE, "--out", tmp_path)
+    assert [row["what"] for row in rows] == ["account", "blocks"]
+    for row in rows:
+        numbers(row, "seconds", "cpu_seconds")
+        assert float(row["seconds_overhead"]) > -1
+
+
+def test_ablation(smoke, tmp_path):
+    out = "--out", tmp_path / "runs"
+    rows = smoke("ablation", *SMOKE, "--dataset", "stdlib", "--seeds", 2, *out)
+    arms = ["base", "koopman", "physics", "both"]
+    assert [row["arm"] for row in rows[:8]] == arms * 2
+    assert len(rows) == 8 + 5
+    for row in rows[:8]:
+        numbers(row, "valid_perplexity", "test_perplexity", "parameters")
+        if row["arm"] in ("physics", "both"):
+            numbers(row, "drift", "potential_off_ratio", "kick")
+    for row in rows[8:]:
+        assert row["verdict"]
+
+
 def test_koopman_forward(smoke):
     rows = smoke("koopman_forward", *SMOKE, MODEL, "--dataset", "stdlib")
     measured = {(row["delays"], row["lift_dim"]): row for row in rows}
@@ -164,6 +186,29 @@ def test_operator_recovery(smoke, tmp_path):
     for scale in (1, 10, 1000):
         (radius,) = numbers(row, f"radius_scale_{scale}")
         assert radius <= 1 + 1e-6
+
+
+def test_legacy_physics(smoke, tmp_path):
+    flags = [*SMOKE, "--dataset", "stdlib", "--out", tmp_path / "runs"]
+    rows = smoke("legacy_physics", *flags)
+    found = {(row["arm"], row["seed"], row["epoch"]): row for row in rows}
+    assert len(found) == len(rows) == 5
+    for row in rows:
+        numbers(row, "batch-mean perplexity", "drift", "lambda")
+        numbers(row, "energy spread")
+        assert row["published"] == row["difference"] == ""
+    base, physics = (found[arm, "0", "2"] for arm in ("base", "physics"))
+    assert float(physics["energy loss"]) > 0 == float(base["energy loss"])
+    first = [found[arm, "0", "1"] for arm in ("base", "physics")]
+    assert {**first[0], "arm": ""} == {**first[1], "arm": ""}
+    (path,) = tmp_path.rglob("legacy_verdict*.csv")
+    with open(path, newline="", encoding="utf-8") as stream:
+        *_, paired = csv.DictReader(stream)
+    assert paired["compared"] == "physics - base"
+    difference = float(physics["batch-mean perplexity"]) - float(
+        base["batch-mean perplexity"]
+    )
+    assert float(paired["last_difference"]) == pytest.approx(difference, 1e-3)
 
 
 def test_one_file(smoke, tmp_path):

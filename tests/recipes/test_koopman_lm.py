@@ -1,7 +1,7 @@
 """The recipe as a user runs it: results, resumption, broken input."""
 
 import csv
-import importlib
+import importlib.util
 import json
 import os
 import re
@@ -266,6 +266,24 @@ def test_trains_the_original_network(tmp_path):
     assert set(metrics) == {"valid", "koopman_forward", "operator_change"}
     assert len(history(tmp_path.parent, tmp_path.name)) == 2
     assert "published" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="the same script; runs with jax")
+def test_trains_the_original_physics_run(tmp_path):
+    preset = "resnet_bk_legacy_physics"
+    flags = ["--protocol", "legacy", "--preset", preset, "--epochs", 5]
+    recipe("--smoke", *flags, "--out", tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(metrics) == {"valid"}
+    rows = history(tmp_path.parent, tmp_path.name)
+    assert [float(row["energy_loss"]) > 0 for row in rows] == 4 * [False] + [
+        True
+    ]
+    report = (tmp_path / "report.md").read_text()
+    assert "energy spread" in report
+    assert "before they are in the loss" in report
+    if importlib.util.find_spec("matplotlib"):
+        assert (tmp_path / "energies.png").exists()
 
 
 def test_scores_any_text(run, tmp_path):

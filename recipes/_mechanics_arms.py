@@ -1,0 +1,208 @@
+"""One arm of `hamiltonian_mechanics.py`: build it, train it, judge it."""
+
+import sys
+
+import keras
+import numpy as np
+from _mechanics_setup import HORIZONS, shared_points
+from _training import STATE, EpochSeconds, check_state, write_history
+from orrery.callbacks import TrainingState
+from orrery.datasets import TrajectoryWindows
+from orrery.zoo import HamiltonianNet, NeuralODE, PlainHNN
+from orrery.zoo.rollout_measures import (
+    energy_drift,
+    is_steady,
+    position_errors,
+)
+
+ARMS = {
+    "hamiltonian": "separable H, symplectic",
+    "separable_leapfrog": "separable H, leapfrog",
+    "separable_rk4": "separable H, Runge-Kutta",
+    "separable_euler": "separable H, forward Euler",
+    "plain_hnn": "any H(q, p), Runge-Kutta",
+    "neural_ode": "any field, Runge-Kutta",
+}
+INTEGRATORS = {
+    "separable_leapfrog": "leapfrog",
+    "separable_rk4": "rk4",
+    "separable_euler": "forward_euler",
+}
+# Of the steps, until the learning rate is at its highest.
+WARM_UP = 0.05
+# Test trajectories that the pictures show.
+DRAWN = 3
+
+
+def build(arm, problem, arguments):
+    """A fresh model; every arm has about as many weights as the first."""
+    keras.utils.set_random_seed(arguments.seed)
+    shared = {
+        "num_steps": arguments.window,
+        "step_size": problem.step_size,
+        "num_controls": problem.num_controls,
+        "units": problem.units,
+    }
+    architecture = {"hidden_dim": arguments.hidden_dim}
+    if arguments.preset:
+        architecture = dict(HamiltonianNet.presets[arguments.preset])
+        if architecture.pop("dim") != problem.dim:
+            raise ValueError(
+                f"--preset {arguments.preset} has another number of positions "
+                f"than {problem.name}, which has {problem.dim}"
+            )
+    model = HamiltonianNet(
+        problem.dim,
+        friction=problem.friction,
+        integrator=INTEGRATORS.get(arm, arguments.integrator),
+        **architecture,
+        **shared,
+    )
+    model.build()
+    others = {"plain_hnn": PlainHNN, "neural_ode": NeuralODE}
+    if arm in others:
+        size = model.count_params() - problem.num_controls * problem.dim
+        keras.utils.set_random_seed(arguments.seed)
+        model = others[arm].of_size(size, problem.dim, **shared)
+        model.build()
+    return model
+
+
+def settings_of(arm, problem, arguments):
+    """What must agree between a run and its continuation."""
+    names = "seed epochs batch_size learning_rate window hidden_dim preset"
+    names += " trajectories noise friction control integrator backend"
+    names += " learn_friction"
+    return {
+        "arm": arm,
+        "system": problem.name,
+        "source": problem.source,
+        **{name: getattr(arguments, name) for name in names.split()},
+    }
+
+
+def train(model, problem, folder, settings, resume):
+    """Fit by the error over a window of steps, through the integrator."""
+    check_state(folder, settings, resume)
+    folder.mkdir(parents=True, exist_ok=True)
+    window, batch_size = settings["window"], settings["batch_size"]
+    windows = TrajectoryWindows(
+        problem.parts["train"],
+        window,
+        batch_size=batch_size,
+        seed=settings["seed"],
+    )
+    valid = TrajectoryWindows(
+        problem.parts["valid"],
+        window,
+        stride=window,
+        batch_size=batch_size,
+        shuffle=False,
+    )
+    steps = settings["epochs"] * len(windows)
+    warm_up = max(1, round(WARM_UP * steps))
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.01 * settings["learning_rate"],
+        max(1, steps - warm_up),
+        alpha=0.01,
+        warmup_target=settings["learning_rate"],
+        warmup_steps=warm_up,
+    )
+    # What fills up the last batch counts in neither loss nor measure.
+    model.compile(
+        keras.optimizers.Adam(rate),
+        "mse",
+        weighted_metrics=[keras.metrics.RootMeanSquaredError(name="rmse")],
+    )
+    state = TrainingState(
+        folder / STATE,
+        dataset=windows,
+        seed=settings["seed"],
+        config=settings,
+    )
+    model.fit(
+        windows,
+        validation_data=valid,
+        initial_epoch=state.initial_epoch,
+        epochs=settings["epochs"],
+        shuffle=False,
+        callbacks=[EpochSeconds(), state],
+        verbose=1 if sys.stdout.isatty() else 0,
+    )
+    write_history(folder / "history.csv", state.history)
+    model.save(folder / "model.keras")
+    return state.history
+
+
+def judge(model, problem, num_steps):
+    """Roll out from the test states, and hold that against the truth.
+
+    Args:
+        model: a trained `MechanicalModel`.
+        problem: the `Problem`.
+        num_steps: int; where there is a control, no further than it is given.
+
+    Returns:
+        dict of JSON-plain measures, and dict of arrays for the pictures. What
+        diverged is infinite.
+    """
+    test, known = problem.parts["test"], shared_points(problem)
+    controls = None
+    if problem.num_controls:
+        num_steps = min(num_steps, known - 1)
+        controls = test["u"][:, :num_steps]
+    q, p = model.rollout(
+        test["q"][:, 0], test["p"][:, 0], num_steps, controls=controls
+    )
+    points = min(known, num_steps + 1)
+    true_q, true_p = test["q"][:, :points], test["p"][:, :points]
+    at = [h for h in HORIZONS if h < points] or [points - 1]
+    curve = np.geomspace(1, points - 1, 60).round().astype(int)
+    curve = np.unique(curve)
+    position, momentum, along = (
+        position_errors(x[:, :points], truth, steps).tolist()
+        for x, truth, steps in (
+            (q, true_q, at),
+            (p, true_p, at),
+            (q, true_q, curve),
+        )
+    )
+    measured = {
+        "rollout_steps": num_steps,
+        "position_error": dict(zip(map(str, at), position, strict=True)),
+        "momentum_error": dict(zip(map(str, at), momentum, strict=True)),
+        # How much further than the truth a roll-out ever goes.
+        "reach": float(np.abs(q).max() / np.abs(true_q).max())
+        if np.isfinite(q).all()
+        else np.inf,
+    }
+    drawn = {
+        "q": q[:DRAWN],
+        "p": p[:DRAWN],
+        "true_q": true_q[:DRAWN],
+        "true_p": true_p[:DRAWN],
+        "steps": curve,
+        "position_error": along,
+    }
+    if problem.system:
+        error = energy_of(problem.system, q, p) - test["energy"]
+        drift = energy_drift(error)
+        largest = energy_drift(np.abs(error))["error"]
+        drawn["energy_error"] = np.median(np.abs(error), axis=0)
+        drawn["energy"] = error[:DRAWN]
+        measured["energy_error"] = float(np.sqrt(np.mean(largest**2)))
+        measured["energy_error_median"] = float(np.median(largest))
+        if problem.conserves:
+            oscillation = np.maximum(drift["oscillation"], 1e-30)
+            measured["steady"] = float(is_steady(drift).mean())
+            measured["trend_over_oscillation"] = float(
+                np.max(drift["trend"] / oscillation)
+            )
+            measured["growth"] = float(np.max(drift["growth"]))
+    return measured, drawn
+
+
+def energy_of(system, q, p):
+    """The true energy of float32 states, in float64; no warning of infinity."""
+    with np.errstate(all="ignore"):
+        return system.energy(q.astype("float64"), p.astype("float64"))
