@@ -7,12 +7,12 @@ the same batches in the same order and have as many weights in their blocks, to
 2 %. The table gives each run, and the paired differences of log-perplexity with
 their 95 % t intervals. "no worse" is non-inferiority: the upper end of the
 interval is at most +1 %. The test split is scored once, at the end of each run.
-Runs are resumable: start the script again after an interruption. `--seed` and
-`--seeds` may share the work among processes; a last call with all the seeds
-writes the table.
+
+The table is written anew after every run, and a run that it holds is not made
+again: start the script again after an interruption, or with more `--seeds`.
 """
 
-import json
+import csv
 import math
 import pathlib
 import statistics
@@ -33,6 +33,8 @@ PAIRS = (
     ("both", "physics"),
 )
 MARGIN = math.log(1.01)
+# What all runs of a table share.
+SETTINGS = ("epochs", "learning_rate")
 SMOKE_SIZES = {"num_layers": 1, "dim": 32, "num_steps": 2}
 
 
@@ -43,10 +45,10 @@ def main(argv=None):
     flags.add_argument("--preset", default="hamiltonian_lm_small")
     flags.add_argument("--epochs", type=int, default=2)
     flags.add_argument("--learning-rate", type=float, default=3e-3)
-    flags.add_argument(
-        "--seeds", type=int, default=5, help="2 to 7, from --seed on"
-    )
+    flags.add_argument("--seeds", type=int, default=5, help="2 to 7, from 0 on")
     arguments = _command_line.parse(flags, argv)
+    if arguments.seed:
+        flags.error("--seed has no effect: seeds count from 0; see --seeds")
     if arguments.seeds not in STUDENT:
         flags.error(f"--seeds must be 2 to 7; got {arguments.seeds}")
     arguments.resume = True
@@ -76,49 +78,45 @@ def run(arguments):
         ["keras", arguments.backend],
         smoke=arguments.smoke,
     )
-    runs = {}
-    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+    rows = finished(path, arguments)
+    for seed in range(arguments.seeds):
         for arm in ARMS:
+            if (arm, str(seed)) in {(r["arm"], str(r["seed"])) for r in rows}:
+                continue
             print(f"=== seed {seed}, {arm} ===", flush=True)
             arguments.seed = seed
-            runs[seed, arm] = measured_once(
+            measured = train_and_measure(
                 arm, arguments, architecture, data, blocks, root
             )
-    rows = [row(arm, seed, arguments, m) for (seed, arm), m in runs.items()]
-    for better, worse in PAIRS:
-        rows.append(
-            {
-                **dict.fromkeys(rows[0], ""),
-                "arm": f"{better} - {worse}, ln perplexity",
-                "epochs": arguments.epochs,
-                **difference(runs, better, worse),
-            }
-        )
-    write_csv(path, rows)
+            rows.append(row(arm, seed, arguments, measured))
+            write_csv(path, rows + differences(rows))
     print(f"Wrote {path}")
 
 
-def measured_once(arm, arguments, architecture, data, blocks, root):
-    """Train and measure a run, or read what was measured before."""
+def finished(path, arguments):
+    """The rows of the runs that the table holds already."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if not row["difference"]]
+    asked = {name: str(getattr(arguments, name)) for name in SETTINGS}
+    for row in rows:
+        held = {name: row[name] for name in SETTINGS}
+        if held != asked:
+            raise ValueError(
+                f"{path} holds runs of {held}, not of {asked}; move it away"
+            )
+    return rows
+
+
+def train_and_measure(arm, arguments, architecture, data, blocks, root):
     from _hamiltonian_arms import build, train_arm
     from _hamiltonian_experiment import settings_of
 
-    folder = root / f"seed_{arguments.seed}" / arm
     settings = settings_of(arm, arguments, architecture, data)
-    path = folder / "measured.json"
-    if path.exists():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["settings"] != json.loads(json.dumps(settings)):
-            raise ValueError(
-                f"{path} was measured with other settings; choose another --out"
-            )
-        return stored["measured"]
     model = build(arm, arguments.seed, architecture)
-    measured = train_arm(
-        arm, model, data, blocks, folder, settings, resume=True
-    )
-    _command_line.write_json(path, {"settings": settings, "measured": measured})
-    return measured
+    folder = root / f"seed_{arguments.seed}" / arm
+    return train_arm(arm, model, data, blocks, folder, settings, resume=True)
 
 
 def row(arm, seed, arguments, measured):
@@ -133,7 +131,7 @@ def row(arm, seed, arguments, measured):
     return {
         "arm": arm,
         "seed": seed,
-        "epochs": arguments.epochs,
+        **{name: getattr(arguments, name) for name in SETTINGS},
         "parameters": measured["parameters"],
         "operator_parameters": measured["operator_parameters"],
         "valid_perplexity": round(valid, 3),
@@ -160,19 +158,37 @@ def row(arm, seed, arguments, measured):
     }
 
 
-def difference(runs, arm, other):
-    """The paired difference of log-perplexity, and what it says."""
-    seeds = sorted({seed for seed, _ in runs})
-    values = [
-        math.log(
-            runs[seed, arm]["valid"]["perplexity"]
-            / runs[seed, other]["valid"]["perplexity"]
-        )
-        for seed in seeds
+def differences(rows):
+    """The paired rows, over the seeds that have every arm."""
+    found = {
+        (row["arm"], int(row["seed"])): float(row["valid_perplexity"])
+        for row in rows
+    }
+    seeds = [
+        seed
+        for seed in sorted({seed for _, seed in found})
+        if all((arm, seed) in found for arm in ARMS)
     ]
+    if len(seeds) < 2:
+        return []
+    return [
+        {
+            **dict.fromkeys(rows[0], ""),
+            "arm": f"{arm} - {other}, ln perplexity",
+            "seed": f"{seeds[0]}-{seeds[-1]}",
+            **interval(
+                [math.log(found[arm, s] / found[other, s]) for s in seeds]
+            ),
+        }
+        for arm, other in PAIRS
+    ]
+
+
+def interval(values):
+    """The mean, its 95 % t interval, and what it says."""
     mean = statistics.mean(values)
     half = (
-        STUDENT[len(seeds)] * statistics.stdev(values) / math.sqrt(len(seeds))
+        STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
     )
     low, high = mean - half, mean + half
     if high < 0:
@@ -182,7 +198,6 @@ def difference(runs, arm, other):
     else:
         verdict = "no worse" if high <= MARGIN else "undecided"
     return {
-        "seed": f"{seeds[0]}-{seeds[-1]}",
         "difference": round(mean, 5),
         "interval_95": f"[{low:+.4f}, {high:+.4f}]",
         "verdict": verdict,
