@@ -48,7 +48,9 @@ class LagrangeMultiplier(keras.callbacks.Callback):
     ```python
     model = HamiltonianLM(1000)
     model.compile("adamw")
-    model.fit(batches, epochs=5, callbacks=[LagrangeMultiplier()])
+    model.fit(
+        batches, epochs=5, shuffle=False, callbacks=[LagrangeMultiplier()]
+    )
     ```
 
     Reference:

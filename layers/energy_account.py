@@ -43,7 +43,7 @@ class EnergyAccount(keras.layers.Layer):
         super().__init__(**{"dtype": "float32", **kwargs})
         self.conservation = EnergyConservation(spread_floor)
 
-    def build(self, trace_shape):
+        # Here and not in `build`: a callback assigns before the first batch.
         def weight(name, shape=()):
             return self.add_weight(
                 shape=shape, initializer="zeros", trainable=False, name=name

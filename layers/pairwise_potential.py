@@ -33,6 +33,7 @@ class PairwisePotential(Potential):
     Example:
     >>> potential = PairwisePotential(num_bodies=3)
     >>> q = keras.random.normal((5, 6))
+    >>> energies = potential(q)
     >>> force = keras.ops.reshape(potential.force(q), (5, 3, 2))
     >>> bool(keras.ops.max(keras.ops.abs(keras.ops.sum(force, 1))) < 1e-5)
     True

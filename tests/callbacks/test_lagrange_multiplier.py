@@ -87,9 +87,11 @@ def test_the_penalty_lowers_the_drift():
     for weight in (0.0, 5e3):
         keras.utils.set_random_seed(0)
         multiplier = LagrangeMultiplier(rate=0.0, initial=weight, maximum=1e4)
-        history = fit(make(), multiplier, epochs=20)
+        model = make()
+        model.optimizer.learning_rate = 1e-2
+        history = fit(model, multiplier, epochs=10)
         drifts[weight] = history["energy_drift"][-1]
-    assert drifts[5e3] < 0.8 * drifts[0.0]
+    assert drifts[5e3] < 0.5 * drifts[0.0]
 
 
 def test_warm_up():
