@@ -160,6 +160,30 @@ def results_file(what, packages, folder=None, accelerator=None, smoke=False):
     return folder / name
 
 
+def finished_rows(path, settings):
+    """The rows that a table holds already, none if there is none.
+
+    Args:
+        path: of the CSV.
+        settings: dict, what all its rows must have in these columns.
+
+    Raises:
+        ValueError: a row has other settings.
+    """
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    asked = {name: str(value) for name, value in settings.items()}
+    for row in rows:
+        held = {name: row[name] for name in settings}
+        if any(held.values()) and held != asked:
+            raise ValueError(
+                f"{path} holds runs of {held}, not of {asked}; move it away"
+            )
+    return rows
+
+
 def write_csv(path, rows):
     """Write dicts of the same keys through a rename; numbers to 6 digits."""
     partial = Path(path).with_suffix(".partial")

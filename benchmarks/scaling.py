@@ -43,7 +43,7 @@ def task(arguments):
     """One arm at one point, in this process."""
     import keras
     import numpy as np
-    from _hamiltonian_arms import build, train_arm
+    from _hamiltonian_arms import build, multiplier_of, train_arm
     from orrery.datasets import load_text
     from orrery.layers.hamiltonian import HamiltonianBlock
     from orrery.zoo import HamiltonianLM
@@ -65,6 +65,7 @@ def task(arguments):
         **arguments,
         "architecture": architecture,
         "batch_size": max(1, TOKENS // length),
+        "multiplier": multiplier_of(arguments["arm"]),
     }
     arm = arguments["arm"]
     model = build(arm, arguments["seed"], architecture)

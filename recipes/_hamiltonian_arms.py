@@ -21,8 +21,10 @@ MULTIPLIER = {
     "initial": 10.0,
     "maximum": 100.0,
 }
-# The control without structure is to show what it does unpenalised.
+# The energy is measured and not penalised. The control without structure is to
+# show what it does by itself.
 WATCHED = {"target": 0.01, "rate": 0.0, "initial": 0.0}
+UNPENALISED = ("unpenalised", "euler")
 LEAST_SPREAD = 0.5
 # Text to measure energies on, in blocks, and tokens whose energy is drawn.
 ENERGY_BLOCKS, DRAWN_TOKENS = 256, 12
@@ -93,20 +95,30 @@ def _name(weight):
     return weight.path.split("/", 1)[1]
 
 
+def multiplier_of(arm):
+    """The arguments of an arm's `LagrangeMultiplier`."""
+    return WATCHED if arm in UNPENALISED else MULTIPLIER
+
+
 def train_arm(arm, model, data, blocks, folder, settings, resume):
-    """Train one arm; what was measured, a JSON-plain dict."""
+    """Train one arm; what was measured, a JSON-plain dict.
+
+    Of `settings` are used what `train` uses, and `multiplier`.
+    """
     has_energy = isinstance(model, HamiltonianLM)
     callbacks = [NonFiniteGuard("disable")]
     if arm in ("koopman", "both"):
         callbacks = [KoopmanSchedule(**SCHEDULE), *callbacks]
     batch_size = settings["batch_size"]
     text = {
-        split: blocks[split][0][:ENERGY_BLOCKS] for split in ("valid", "test")
+        split: tokens[:ENERGY_BLOCKS]
+        for split, (tokens, _) in blocks.items()
+        if split != "train"
     }
     first = {}
     if has_energy:
-        multiplier = WATCHED if arm == "euler" else MULTIPLIER
-        callbacks = [LagrangeMultiplier(**multiplier), *callbacks]
+        multiplier = LagrangeMultiplier(**settings["multiplier"])
+        callbacks = [multiplier, *callbacks]
         first = {
             split: evaluate_energies(model, tokens, batch_size)
             for split, tokens in text.items()

@@ -16,6 +16,7 @@ from _hamiltonian_arms import (
     SCHEDULE,
     build,
     collapse_complaint,
+    multiplier_of,
     train_arm,
 )
 from _hamiltonian_report import write_report
@@ -105,7 +106,7 @@ def settings_of(arm, arguments, architecture, data):
     return {
         "arm": arm,
         "architecture": architecture,
-        "multiplier": MULTIPLIER,
+        "multiplier": multiplier_of(arm),
         "koopman": KOOPMAN,
         "schedule": SCHEDULE,
         "dataset": str(arguments.dataset),

@@ -133,14 +133,13 @@ def perplexity(model, x, y, batch_size):
 
 
 def score(model, data, blocks, batch_size):
-    """Validation and test perplexity."""
+    """The perplexity of every split of `blocks` but the one to train on."""
     return {
         split: summarize(
-            token_losses(model, *blocks[split], batch_size),
-            blocks[split][1],
-            data.vocabulary.unknown_id,
+            token_losses(model, x, y, batch_size), y, data.vocabulary.unknown_id
         )
-        for split in ("valid", "test")
+        for split, (x, y) in blocks.items()
+        if split != "train"
     }
 
 

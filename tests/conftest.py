@@ -55,8 +55,13 @@ def data_dir():
     return path
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """What starts every backend itself runs once, not once per backend."""
+    """What need not run with every backend does not, but for `-m slow`.
+
+    What starts every backend itself runs with the first one. The recipes take
+    turns: each runs with the backend that its marker names.
+    """
     import keras
     from orrery.testing import installed_backends
 
@@ -67,6 +72,9 @@ def pytest_collection_modifyitems(items):
     elif keras.backend.backend() != installed[0]:
         reason = f"starts every backend itself; runs with {installed[0]}"
     for item in items:
+        turn = item.get_closest_marker("one_backend")
+        if turn and keras.backend.backend() not in turn.args:
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("cross_backend"):
             # Four processes that import and compile, on a busy machine.
             item.add_marker(pytest.mark.timeout(900))

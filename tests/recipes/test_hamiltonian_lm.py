@@ -17,6 +17,8 @@ RECIPE = ROOT / "recipes" / "hamiltonian_lm.py"
 BACKEND = keras.backend.backend()
 ARMS = ("base", "physics", "euler", "autonomous")
 
+pytestmark = pytest.mark.one_backend("jax")
+
 
 def command(*flags):
     return [sys.executable, str(RECIPE), "--backend", BACKEND, *map(str, flags)]

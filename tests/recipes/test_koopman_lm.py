@@ -59,11 +59,14 @@ def history(folder, arm):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
+    """With all its arms; on two backends with those that tests compare."""
     folder = tmp_path_factory.mktemp("recipe")
-    recipe("--smoke", "--out", folder)
+    arms = [] if BACKEND == "torch" else ["--arms", "koopman", "base"]
+    recipe("--smoke", "--out", folder, *arms)
     return folder
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="with torch all arms run")
 def test_leaves_everything_it_promises(run):
     for name in (
         "config.json",
@@ -192,11 +195,11 @@ def test_refuses_the_state_of_another_run(run, flag, value, message, stopped):
 def test_a_new_arm_joins_the_measures_of_a_run(run):
     recipe("--smoke", "--arms", "ngram", "--out", run, "--resume")
     metrics = json.loads((run / "metrics.json").read_text())
-    assert set(metrics["arms"]) == {"koopman", "base", "lstm", "ngram"}
+    assert set(metrics["arms"]) >= {"koopman", "base", "ngram"}
     assert "replaced" in metrics
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="the same script; runs with jax")
+@pytest.mark.one_backend("torch")
 def test_byte_pairs_lie_beside_the_model(tmp_path):
     pytest.importorskip("tokenizers")
     flags = ["--arms", "base", "--tokenizer", "byte_pair", "--epochs", 1]
@@ -220,7 +223,7 @@ def test_two_devices_give_the_history_of_one(run, tmp_path):
             assert float(one[key]) == pytest.approx(float(two[key]), rel=1e-3)
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="the same script; runs with jax")
+@pytest.mark.one_backend("torch")
 def test_operators_in_fallback_fail_the_run(tmp_path):
     # No operator is as good as `enter` demands here.
     changed = (
@@ -248,7 +251,7 @@ def test_a_fifth_of_the_epochs_in_fallback_is_allowed(monkeypatch):
     assert "25%" in arms.fallback_complaint({"fallback_fraction": 0.25})
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="the same script; runs with jax")
+@pytest.mark.one_backend("torch")
 def test_fine_tunes_a_saved_model(run, tmp_path):
     flags = ["--arms", "koopman", "--operator-epochs", 0, "--epochs", 1]
     recipe("--smoke", *flags, "--start-from", run, "--out", tmp_path / "more")
@@ -259,7 +262,7 @@ def test_fine_tunes_a_saved_model(run, tmp_path):
     assert more < first
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="the same script; runs with jax")
+@pytest.mark.one_backend("torch")
 def test_trains_the_original_network(tmp_path):
     recipe("--smoke", "--protocol", "legacy", "--epochs", 2, "--out", tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
@@ -268,7 +271,7 @@ def test_trains_the_original_network(tmp_path):
     assert "published" in (tmp_path / "report.md").read_text()
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="the same script; runs with jax")
+@pytest.mark.one_backend("torch")
 def test_trains_the_original_physics_run(tmp_path):
     preset = "resnet_bk_legacy_physics"
     flags = ["--protocol", "legacy", "--preset", preset, "--epochs", 5]

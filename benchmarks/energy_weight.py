@@ -1,0 +1,109 @@
+"""What the loss on energy is worth: the same model under several weights.
+
+    python benchmarks/energy_weight.py                   an hour on two cores
+
+One epoch and one seed for each lambda, held fixed, and for the base blocks. The
+test split is not looked at: the weight of the published model was chosen by
+this table. Written anew after every run, and a run that it holds is not made
+again.
+"""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "recipes"))
+
+import _command_line  # noqa: E402
+
+WEIGHTS = (0, 10, 30, 100, 300, 1000)
+SMOKE_WEIGHTS = (0, 100)
+SMOKE_SIZES = {"num_layers": 1, "dim": 32, "num_steps": 2}
+
+
+@_command_line.plain_errors
+def main(argv=None):
+    flags = _command_line.parser(__doc__.splitlines()[0], trains=False)
+    flags.add_argument("--dataset", default="wikitext2")
+    flags.add_argument("--preset", default="hamiltonian_lm_small")
+    flags.add_argument("--epochs", type=int, default=1)
+    flags.add_argument("--learning-rate", type=float, default=3e-3)
+    run(_command_line.parse(flags, argv))
+
+
+def run(arguments):
+    from _hamiltonian_arms import WATCHED, build, train_arm
+    from _hamiltonian_experiment import settings_of
+    from _measure import finished_rows, results_file, write_csv
+    from _training import cut_blocks
+    from orrery.datasets import load_text
+    from orrery.zoo import HamiltonianLM
+
+    text = pathlib.Path(arguments.dataset).stem
+    root = arguments.out or pathlib.Path(
+        f"runs/energy_weight-{text}-{arguments.backend}"
+        + ("-smoke" if arguments.smoke else "")
+    )
+    data = load_text(arguments.dataset, data_dir=arguments.data_dir)
+    blocks = cut_blocks(data, arguments.smoke)
+    del blocks["test"]
+    architecture = {
+        **HamiltonianLM.presets[arguments.preset],
+        **(SMOKE_SIZES if arguments.smoke else {}),
+        "vocabulary_size": len(data.vocabulary),
+    }
+    path = results_file(
+        f"energy_weight_{arguments.preset}_{text}",
+        ["keras", arguments.backend],
+        smoke=arguments.smoke,
+    )
+    shared = {
+        name: getattr(arguments, name)
+        for name in ("epochs", "learning_rate", "seed")
+    }
+    rows = finished_rows(path, shared)
+    for weight in ("", *(SMOKE_WEIGHTS if arguments.smoke else WEIGHTS)):
+        if str(weight) in {str(row["weight"]) for row in rows}:
+            continue
+        arm = "base" if weight == "" else "physics"
+        print(f"=== {arm} {weight} ===", flush=True)
+        settings = settings_of(arm, arguments, architecture, data)
+        if arm == "physics":
+            most = max(weight, 1)
+            held = {**WATCHED, "initial": weight, "maximum": most}
+            settings["multiplier"] = held
+        measured = train_arm(
+            arm,
+            build(arm, arguments.seed, architecture),
+            data,
+            blocks,
+            root / f"weight_{weight}",
+            settings,
+            resume=True,
+        )
+        rows.append({**row(arm, weight, measured), **shared})
+        write_csv(path, rows)
+    print(f"Wrote {path}")
+
+
+def row(arm, weight, measured):
+    blocks = measured.get("energies", {}).get("valid", [])
+    drifts = [block["drift"] for block in blocks]
+    flat = measured.get("without_potential")
+    valid = measured["valid"]["perplexity"]
+    return {
+        "blocks": "Hamiltonian" if blocks else "attention, SwiGLU",
+        "weight": weight,
+        "valid_perplexity": round(valid, 3),
+        "energy_of_loss": measured["contributions"].get("energy", ""),
+        "drift": sum(drifts) / len(drifts) if drifts else "",
+        "largest_drift": max(drifts, default=""),
+        "smallest_spread_ratio": min(
+            (block["spread_ratio"] for block in blocks), default=""
+        ),
+        "potential_off_ratio": round(flat / valid, 3) if flat else "",
+        "seconds_per_epoch": round(measured["seconds_per_epoch"], 1),
+    }
+
+
+if __name__ == "__main__":
+    main()
