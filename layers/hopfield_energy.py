@@ -72,11 +72,19 @@ class HopfieldEnergy(keras.layers.Layer):
         for k, (below, width) in enumerate(
             zip(widths[:-1], self.units, strict=True), start=1
         ):
-            # The descent reads them outside of this layer's own call, where
+            # A coupling of states has a norm of one half at first: above 1
+            # several minima compete, and a descent may take long.
+            stddev = below**-0.5
+            if k > 1:
+                stddev = 0.5 / (below**0.5 + width**0.5)
+            # The descent reads weights outside of this layer's own call, where
             # they would be cast to another layer's dtype.
             self.kernels.append(
                 self.add_weight(
-                    shape=(below, width), name=f"kernel_{k}", autocast=False
+                    shape=(below, width),
+                    initializer=keras.initializers.RandomNormal(stddev=stddev),
+                    name=f"kernel_{k}",
+                    autocast=False,
                 )
             )
             self.biases.append(
