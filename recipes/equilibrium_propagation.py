@@ -28,7 +28,7 @@ def command_line(argv=None):
         choices=("digits", "synthetic"),
         help="digits: the 1,797 of scikit-learn; synthetic: noisy patterns",
     )
-    add("--epochs", type=int, default=40, help="passes over the data")
+    add("--epochs", type=int, default=30, help="passes over the data")
     add(
         "--learning-rate",
         type=float,
@@ -65,6 +65,7 @@ def command_line(argv=None):
         default=DEFAULT_ARMS,
         help="what to train; one_sided nudges to one side only",
     )
+    flags.set_defaults(batch_size=64)
     arguments = _command_line.parse(flags, argv)
     if arguments.data_dir is not None:
         flags.error("--data-dir has no effect: nothing is downloaded")
