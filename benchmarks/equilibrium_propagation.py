@@ -26,8 +26,6 @@ import _command_line  # noqa: E402
 # descent no longer comes to rest.
 SETTINGS = {
     "one hidden, tanh": "--hidden-dims 128 --learning-rate 1e-2",
-    "one hidden, hard sigmoid": "--hidden-dims 128 --learning-rate 2e-3 "
-    "--rho hard_sigmoid --beta 0.8 --arms equilibrium backprop",
     "two hidden, hard sigmoid": "--hidden-dims 128 128 --learning-rate 2e-3 "
     "--rho hard_sigmoid --beta 0.8",
 }
@@ -60,7 +58,7 @@ def main(argv=None):
         for what in SETTINGS:
             rows += run(what, seed, root, arguments)
             write(arguments, "equilibrium_runs", rows)
-            write(arguments, "equilibrium_seeds", summary(rows))
+            write(arguments, "equilibrium_propagation", summary(rows))
     write(arguments, "equilibrium_gradient", gradients(root, arguments))
 
 
