@@ -76,12 +76,14 @@ def test_leaves_everything_and_resumes(tmp_path, monkeypatch, stopped):
     loaded = keras.saving.load_model(whole / "model.keras")
     assert np.isfinite(loaded.predict(np.ones((2, 16)), verbose=0)).all()
 
-    class Stop(keras.callbacks.Callback):
+    experiment = recipe("_equilibrium_experiment")
+
+    class Stop(experiment.EpochSeconds):
         def on_epoch_begin(self, epoch, logs=None):
+            super().on_epoch_begin(epoch, logs)
             if epoch == 1:
                 raise OSError("killed")
 
-    experiment = recipe("_equilibrium_experiment")
     monkeypatch.setattr(experiment, "EpochSeconds", Stop)
     assert "killed" in stopped(
         *("--smoke", "--dataset", "synthetic", "--arms", "equilibrium"),
