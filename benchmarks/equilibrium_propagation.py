@@ -93,7 +93,7 @@ def run(what, seed, root, arguments):
             "test_accuracy": found["test"]["accuracy"],
             "relaxation_steps": found["test"].get("relaxation_steps", ""),
             "residual": found["test"].get("residual", ""),
-            "seconds": found["seconds"],
+            "processor_seconds": found.get("processor_seconds") or "",
         }
         for arm, found in json.loads(metrics).items()
     ]
@@ -114,7 +114,7 @@ def summary(rows):
             "deviation": statistics.stdev(accuracy) if accuracy[1:] else "",
             "range": f"{min(accuracy):.4f} to {max(accuracy):.4f}",
         }
-        for name in ("relaxation_steps", "residual", "seconds"):
+        for name in ("relaxation_steps", "residual", "processor_seconds"):
             values = [r[name] for r in group if r[name] != ""]
             take = max if name == "residual" else statistics.mean
             row[name] = take(values) if values else ""

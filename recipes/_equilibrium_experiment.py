@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 
 import keras
 import numpy as np
@@ -64,7 +65,7 @@ def run(arguments):
         print(f"\n=== {arm}: {ARMS[arm]} ===", flush=True)
         model = build(arm, parts, arguments)
         drawn = {"start": trace(model, parts)} if has_energy(model) else {}
-        history = train(
+        history, seconds = train(
             model, parts, folder / arm, settings[arm], arguments.resume
         )
         found = judge(model, parts, arguments.batch_size)
@@ -79,6 +80,7 @@ def run(arguments):
         measured[arm] = {
             "parameters": model.count_params(),
             "seconds": sum(history["seconds"]),
+            "processor_seconds": seconds,
             **found,
         }
         write_json(folder / "metrics.json", measured)
@@ -143,7 +145,12 @@ def settings_of(arm, arguments):
 
 
 def train(model, parts, folder, settings, resume):
-    """AdamW under a cosine; only where the gradient comes from differs."""
+    """AdamW under a cosine; only where the gradient comes from differs.
+
+    Returns:
+        The history, and the processor time of this process: unlike seconds it
+        does not count what else the machine does. `None` for a resumed run.
+    """
     check_state(folder, settings, resume)
     folder.mkdir(parents=True, exist_ok=True)
     batches = LabelledBatches(
@@ -170,6 +177,7 @@ def train(model, parts, folder, settings, resume):
         seed=settings["seed"],
         config=settings,
     )
+    start = time.process_time()
     model.fit(
         batches,
         validation_data=valid,
@@ -179,9 +187,10 @@ def train(model, parts, folder, settings, resume):
         callbacks=[EpochSeconds(), state],
         verbose=1 if sys.stdout.isatty() else 0,
     )
+    seconds = None if state.initial_epoch else time.process_time() - start
     write_history(folder / "history.csv", state.history)
     model.save(folder / "model.keras")
-    return state.history
+    return state.history, seconds
 
 
 def judge(model, parts, batch_size):

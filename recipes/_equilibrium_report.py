@@ -77,9 +77,11 @@ def draw(folder, metrics):
         title="Coming to rest",
     )
     left.legend()
-    energy = traces["end_energy"]
-    above = energy[:, :8] - energy[-1, :8]
-    right.plot(np.where(above > 1e-6, above, np.nan), linewidth=0.9)
+    # As long as float32 can tell the energy from that at rest.
+    energy = traces["end_energy"][:, :8]
+    floor = 1e-6 * np.abs(energy).max()
+    for curve in (energy - energy[-1]).T:
+        right.plot(curve[: np.argmax(curve < floor)], linewidth=0.9)
     right.set(
         xlabel="step of the descent",
         ylabel="E - E at rest",

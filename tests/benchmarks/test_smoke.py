@@ -224,7 +224,7 @@ def test_equilibrium_propagation(smoke, tmp_path):
     arms = {row["arm"] for row in rows}
     assert arms == {"equilibrium", "backprop", "mlp"}
     for row in rows:
-        numbers(row, "test_accuracy", "weights", "seconds")
+        numbers(row, "test_accuracy", "weights", "processor_seconds")
         if row["arm"] != "mlp":
             assert float(row["residual"]) <= 1e-6
     (path,) = tmp_path.rglob("equilibrium_gradient*.csv")
