@@ -2,7 +2,9 @@
 
 from .blocks import blocks
 from .byte_pair import BytePairVocabulary
+from .digits import digits, noisy_patterns
 from .dynamics import henon_heiles, kepler, mass_spring, pendulum, simulate
+from .labelled_batches import LabelledBatches
 from .language_batches import LanguageBatches
 from .mechanical_systems import (
     MechanicalSystem,
@@ -21,12 +23,14 @@ from .wikitext2 import read_wikitext2
 
 __all__ = [
     "BytePairVocabulary",
+    "LabelledBatches",
     "LanguageBatches",
     "MechanicalSystem",
     "TextData",
     "TrajectoryWindows",
     "Vocabulary",
     "blocks",
+    "digits",
     "henon_heiles",
     "henon_heiles_system",
     "kepler",
@@ -35,6 +39,7 @@ __all__ = [
     "load_vocabulary",
     "mass_spring",
     "mass_spring_system",
+    "noisy_patterns",
     "pendulum",
     "pendulum_system",
     "read_stdlib",

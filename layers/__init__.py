@@ -5,7 +5,9 @@ from .causal_attention import CausalSelfAttention
 from .decoder_block import DecoderBlock
 from .edmd import StreamingEDMD
 from .energy_account import EnergyAccount
+from .equilibrium_propagation import EquilibriumPropagation
 from .hamiltonian import HamiltonianBlock
+from .hopfield_energy import HopfieldEnergy
 from .koopman_operator import KoopmanOperator
 from .language_head import LanguageHead
 from .lift import Lift
@@ -28,9 +30,11 @@ __all__ = [
     "CausalSelfAttention",
     "DecoderBlock",
     "EnergyAccount",
+    "EquilibriumPropagation",
     "HamiltonianBlock",
     "HarmonicPotential",
     "HenonHeilesPotential",
+    "HopfieldEnergy",
     "KeplerPotential",
     "KoopmanOperator",
     "LanguageHead",

@@ -211,6 +211,30 @@ def test_legacy_physics(smoke, tmp_path):
     assert float(paired["last_difference"]) == pytest.approx(difference, 1e-3)
 
 
+def test_optimizers(smoke):
+    rows = smoke("optimizers", *SMOKE, "--seeds", 2)
+    assert len({row["optimizer"] for row in rows}) == len(rows) == 7
+    for row in rows:
+        numbers(row, "test_accuracy", "digits_rate")
+
+
+def test_equilibrium_propagation(smoke, tmp_path):
+    flags = [*SMOKE, "--seeds", 1, "--runs", tmp_path / "runs"]
+    rows = smoke("equilibrium_propagation", *flags)
+    arms = {row["arm"] for row in rows}
+    assert arms == {"equilibrium", "backprop", "mlp"}
+    for row in rows:
+        numbers(row, "test_accuracy", "weights", "processor_seconds")
+        if row["arm"] != "mlp":
+            assert float(row["residual"]) <= 1e-6
+    (path,) = tmp_path.rglob("equilibrium_gradient*.csv")
+    with open(path, newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            if float(row["beta"]) <= 1e-2:
+                assert float(row["cosine"]) > 0.99
+                assert float(row["lowest_cosine_of_a_block"]) > 0.99
+
+
 def test_one_file(smoke, tmp_path):
     (row,) = smoke("one_file", MODEL.name, "--out", tmp_path)
     for column in ("logits", "sgd_weights", "adamw_weights"):
