@@ -23,7 +23,7 @@ SYSTEMS = {
     "kepler": kepler_system,
     "henon_heiles": henon_heiles_system,
 }
-STEP_SIZE, NUM_POINTS = 0.1, 50
+NUM_POINTS = 50
 VALID_TRAJECTORIES = TEST_TRAJECTORIES = 20
 # Every seed of a run is judged on the same trajectories.
 TEST_SEED, VALID_SEED = 10**6, 10**6 + 1
@@ -88,7 +88,7 @@ def load_problem(arguments):
             system,
             count,
             points,
-            step_size=STEP_SIZE,
+            step_size=arguments.step_size,
             seed=seed,
             noise=noise,
             friction=arguments.friction,
@@ -108,7 +108,7 @@ def load_problem(arguments):
     return Problem(
         name=arguments.system,
         dim=system.dim,
-        step_size=STEP_SIZE,
+        step_size=arguments.step_size,
         parts=parts,
         system=system,
         num_controls=system.dim if arguments.control else 0,
@@ -230,6 +230,8 @@ def check_positive(flags, arguments):
         value = getattr(arguments, name)
         if not 0 <= value < math.inf:
             flags.error(f"--{name} must not be negative; got {value}")
-    rate = arguments.learning_rate
-    if not 0 < rate < math.inf:
-        flags.error(f"--learning-rate must be above 0; got {rate}")
+    for name in ("learning_rate", "step_size"):
+        value = getattr(arguments, name)
+        if not 0 < value < math.inf:
+            flag = name.replace("_", "-")
+            flags.error(f"--{flag} must be above 0; got {value}")

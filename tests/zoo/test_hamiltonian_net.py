@@ -20,7 +20,7 @@ from orrery.layers import (
 from orrery.layers.symplectic_integrator import METHODS, integrate
 from orrery.testing import compare_backends
 from orrery.zoo import HamiltonianNet, NeuralODE, PlainHNN
-from orrery.zoo.mechanical_model import split_state
+from orrery.zoo.mechanical_state import split_state
 from orrery.zoo.rollout_measures import (
     energy_drift,
     is_steady,
