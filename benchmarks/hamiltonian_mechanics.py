@@ -75,8 +75,6 @@ def main(argv=None):
 def run(case, seed, root, arguments):
     """The arms of one case and seed, a row each; done before is not again."""
     import hamiltonian_mechanics as recipe
-    import keras
-    from _mechanics_experiment import run as experiment
 
     system, step_size = CASES[case]
     folder = root / f"{system}-{step_size}-{arguments.epochs}-epochs-{seed}"
@@ -85,6 +83,11 @@ def run(case, seed, root, arguments):
     flags += ["--epochs", arguments.epochs]
     flags += ["--smoke"] if arguments.smoke else []
     settings = recipe.command_line(list(map(str, flags)))
+
+    # Only now that the flags have chosen the backend.
+    import keras
+    from _mechanics_experiment import run as experiment
+
     found = {}
     if (folder / "report.md").exists():
         metrics = (folder / "metrics.json").read_text(encoding="utf-8")
