@@ -27,6 +27,7 @@ from orrery.zoo.rollout_measures import (
     position_errors,
 )
 
+# On JAX every new shape is compiled: few of them, small ones.
 RNG = np.random.default_rng(0)
 Q, P = RNG.normal(size=(2, 5, 2)).astype("float32")
 MODELS = {
@@ -60,7 +61,7 @@ class Quartic:
 
 @pytest.fixture(params=MODELS)
 def model(request):
-    model = MODELS[request.param](num_steps=4)
+    model = MODELS[request.param](num_steps=2)
     model.build()
     return model
 
@@ -141,6 +142,7 @@ def test_forward_euler_is_not_steady():
 
 @pytest.mark.parametrize("integrator", METHODS)
 def test_rollout_is_the_loop_of_numpy(integrator):
+    """However many of its states are saved."""
     model = HamiltonianNet(
         2,
         HenonHeilesPotential(),
@@ -162,7 +164,7 @@ def test_rollout_is_the_loop_of_numpy(integrator):
         integrator,
     )
     wanted = np.stack(states[::2], axis=2)
-    for save_every in (1, 4, 20):
+    for save_every in (1, 20) if integrator == "leapfrog" else (4,):
         found = model.rollout(q, p, 40, save_every)
         for x, truth in zip(found, wanted, strict=True):
             truth = truth[:, ::save_every]
@@ -172,7 +174,7 @@ def test_rollout_is_the_loop_of_numpy(integrator):
 
 def test_a_call_is_the_beginning_of_a_rollout(model):
     for x, y in zip(
-        trajectory(model, Q, P), model.rollout(Q, P, 4), strict=True
+        trajectory(model, Q, P), model.rollout(Q, P, 2), strict=True
     ):
         np.testing.assert_allclose(x, y, atol=2e-6)
 
@@ -280,32 +282,32 @@ def test_gradient_of_the_plain_hnn():
 
 
 def test_runge_kutta_of_the_neural_ode():
-    model = NeuralODE(1, 6, num_steps=1)
+    model = NeuralODE(2, 8, num_steps=1)
     model.build()
     w1, b1, w2, b2, w3, b3 = (w.astype("float64") for w in model.get_weights())
 
     def field(x):
         return np.tanh(np.tanh(x @ w1 + b1) @ w2 + b2) @ w3 + b3
 
-    x, h = np.concatenate([Q[:, :1], P[:, :1]], -1).astype("float64"), 0.1
+    x, h = np.concatenate([Q, P], -1).astype("float64"), 0.1
     k1 = field(x)
     k2 = field(x + h / 2 * k1)
     k3 = field(x + h / 2 * k2)
     k4 = field(x + h * k3)
     wanted = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-    found = numpy(model((Q[:, :1], P[:, :1])))[:, 1]
+    found = numpy(model((Q, P)))[:, 1]
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-def test_arms_are_of_one_size():
-    sizes = []
-    for cls in (HamiltonianNet, PlainHNN, NeuralODE):
-        model = cls.of_size(1_200, 2)
-        model.build()
-        sizes.append(model.count_params())
-    assert max(sizes) <= 1_200 and min(sizes) > 1_200 * 0.93
+@pytest.mark.parametrize("cls", [PlainHNN, NeuralODE])
+def test_the_widest_network_of_a_size(cls):
+    model = cls(2, 8)
+    model.build()
+    size = model.count_params()
+    assert cls.of_size(size, 2).hidden_dim == 8
+    assert cls.of_size(size - 1, 2).hidden_dim == 7
     with pytest.raises(ValueError, match="at least.*parameters=3"):
-        NeuralODE.of_size(3, 2)
+        cls.of_size(3, 2)
 
 
 # === Training ===
@@ -316,11 +318,11 @@ def test_every_weight_is_trained(name):
         "p": RNG.normal(size=(4, 9, 2)),
         "u": RNG.normal(size=(4, 9, 3)),
     }
-    model = MODELS[name](num_steps=3, num_controls=3)
+    model = MODELS[name](num_steps=1, num_controls=3)
     model.build()
     model.compile(keras.optimizers.SGD(0.1), "mse")
     before = [np.array(w) for w in model.get_weights()]
-    windows = TrajectoryWindows(data, num_steps=3, batch_size=24)
+    windows = TrajectoryWindows(data, num_steps=1, batch_size=32)
     history = model.fit(windows, epochs=1, shuffle=False, verbose=0).history
     assert np.isfinite(history["loss"]).all()
     for weight, old in zip(model.weights, before, strict=True):
@@ -334,11 +336,16 @@ def test_learns_mass_force_friction_and_control():
         20, 30, friction=0.2, control=RNG.uniform(-1, 1, size=(20, 30, 1))
     )
     model = HamiltonianNet(
-        1, HarmonicPotential(), friction=True, num_controls=1, num_steps=4
+        1,
+        HarmonicPotential(),
+        friction=True,
+        integrator="leapfrog",
+        num_steps=2,
+        num_controls=1,
     )
     model.build()
     model.compile(keras.optimizers.Adam(0.05), "mse")
-    windows = TrajectoryWindows(data, num_steps=4, stride=2, batch_size=65)
+    windows = TrajectoryWindows(data, num_steps=2, stride=4, batch_size=35)
     model.fit(windows, epochs=40, shuffle=False, verbose=0)
     for found, truth in (
         (model.masses(), 1.0),
@@ -383,23 +390,20 @@ def test_units_change_numbers_but_not_physics():
     np.testing.assert_allclose(dq, scaled[1] / mass, rtol=1e-5)
 
 
-def test_a_last_batch_of_another_size_changes_nothing(model):
+def test_a_last_batch_of_another_size_changes_nothing():
+    model = MODELS["friction"](num_steps=2)
     model.compile(loss="mse")
-    truth = RNG.normal(size=(5, 5, 4)).astype("float32")
+    truth = RNG.normal(size=(5, 3, 4)).astype("float32")
     inputs = {"q": Q, "p": P}
     whole = model.evaluate(inputs, truth, batch_size=5, verbose=0)
     parts = model.evaluate(inputs, truth, batch_size=3, verbose=0)
     assert parts == pytest.approx(whole, rel=1e-5)
-    np.testing.assert_allclose(
-        model.predict(inputs, batch_size=3, verbose=0),
-        model.predict(inputs, batch_size=5, verbose=0),
-        atol=1e-6,
-    )
 
 
-def test_forms_of_the_input(model):
+def test_forms_of_the_input():
+    model = MODELS["hamiltonian"](num_steps=2)
     wanted = numpy(model({"q": Q, "p": P}))
-    assert wanted.shape == (5, 5, 4)
+    assert wanted.shape == (5, 3, 4)
     joint = np.concatenate([Q, P], axis=-1)
     for inputs in ((Q, P), joint):
         np.testing.assert_array_equal(numpy(model(inputs)), wanted)
@@ -407,16 +411,16 @@ def test_forms_of_the_input(model):
         model.predict(joint, verbose=0), wanted, atol=1e-6
     )
     symbol = model(keras.Input((4,)))
-    assert symbol.shape == (None, 5, 4)
+    assert symbol.shape == (None, 3, 4)
 
 
 # === Saving ===
 @pytest.mark.parametrize("name", MODELS)
 def test_saved_and_reloaded(name, tmp_path):
-    model = MODELS[name](num_steps=4, num_controls=1, units={"q": 2.0})
+    model = MODELS[name](num_steps=2, num_controls=1, units={"q": 2.0})
     model.build()
     model.control_kernel.assign([[1.0, -1.0]])
-    inputs = {"q": Q, "p": P, "controls": np.ones((5, 4, 1), "float32")}
+    inputs = {"q": Q, "p": P, "controls": np.ones((5, 2, 1), "float32")}
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     configs = again.get_config(), model.get_config()
@@ -431,11 +435,11 @@ def test_saved_and_reloaded(name, tmp_path):
 
 @pytest.mark.parametrize(
     "potential",
-    [Quartic(0.7), HarmonicPotential(2.0, 0.1), PairwisePotential(2, 4)],
+    [Quartic(0.7), PairwisePotential(2, 4)],
     ids=lambda p: type(p).__name__,
 )
 def test_other_potentials_saved_and_reloaded(potential, tmp_path):
-    model = HamiltonianNet(2, potential, mass=[1.0, 2.0], num_steps=4)
+    model = HamiltonianNet(2, potential, mass=[1.0, 2.0], num_steps=2)
     wanted = numpy(model((Q, P)))
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
@@ -559,7 +563,7 @@ def test_drift_and_errors_of_what_diverges():
 
 # === One file, three backends ===
 def build(path):
-    model = HamiltonianNet(2, hidden_dim=16, friction=True, num_controls=1)
+    model = HamiltonianNet(2, hidden_dim=8, friction=True, num_controls=1)
     model.build()
     model.control_kernel.assign([[1.0, -1.0]])
     model.save(path)
