@@ -73,8 +73,8 @@ def main():
                 found.pop("load")
                 rows.append({**task, **found})
                 print(rows[-1], flush=True)
-    write_csv(path, [*rows, *summary(rows)])
-    print(f"Wrote {path}")
+        write_csv(path, [*rows, *summary(rows)])
+        print(f"Wrote {path}", flush=True)
 
 
 def summary(rows):

@@ -71,8 +71,8 @@ def metadata(arguments, config, measured, model):
             }
         ],
         "data": {
-            "name": f"{system}, {settings['trajectories']} trajectories, points "
-            f"{model.step_size:g} apart, seed {settings['seed']}",
+            "name": f"{system}, {settings['trajectories']} trajectories, "
+            f"points {model.step_size:g} apart, seed {settings['seed']}",
             "source": f"simulated anew by orrery.datasets.{system}_system; "
             f"{config['source']['simulated']}",
             "licence": "Apache-2.0",
