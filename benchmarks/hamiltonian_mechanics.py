@@ -123,7 +123,7 @@ def write(rows, arguments):
     from _measure import results_file, write_csv
 
     for what, content in (
-        ("mechanics_runs", rows),
+        ("hamiltonian_mechanics", rows),
         ("mechanics_seeds", summary(rows)),
         ("mechanics_paired", paired(rows)),
     ):
@@ -132,7 +132,7 @@ def write(rows, arguments):
         path = results_file(
             what,
             ["keras", arguments.backend],
-            pathlib.Path(".") if arguments.smoke else None,
+            smoke=arguments.smoke,
         )
         write_csv(path, content)
         print(f"Wrote {path}", flush=True)

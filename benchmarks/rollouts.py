@@ -68,7 +68,7 @@ def main():
         return
     task = {"function": "peers", "steps": steps}
     rows = run_task(__file__, task, "jax", threads=1)["rows"]
-    save("rollouts_diffrax", ["keras", "jax", "diffrax"], rows, arguments)
+    save("diffrax_rollouts", ["keras", "jax", "diffrax"], rows, arguments)
 
 
 def save(what, packages, rows, arguments):

@@ -174,9 +174,9 @@ def judge(model, problem, num_steps):
         if np.isfinite(q).all()
         else np.inf,
     }
-    # The smallest motion, a middle one and the largest.
-    order = np.argsort(np.abs(true_q).max(axis=(1, 2)))
-    shown = np.unique(order[[0, len(order) // 2, -1]])
+    # The largest motion, a middle one and the smallest, drawn in this order.
+    order = np.argsort(-np.abs(true_q).max(axis=(1, 2)))
+    shown = list(dict.fromkeys(order[[0, len(order) // 2, -1]].tolist()))
     drawn = {
         "q": q[shown],
         "p": p[shown],
