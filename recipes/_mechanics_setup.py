@@ -35,7 +35,7 @@ TRAIN_PART, VALID_PART = 0.7, 0.15
 SMOKE = {
     "epochs": 2,
     "trajectories": 16,
-    "window": 4,
+    "window": 2,
     "hidden_dim": 8,
     "rollout_steps": 200,
 }
@@ -58,7 +58,8 @@ class Problem:
     @property
     def conserves(self):
         """Whether a true energy exists, and stays what it is."""
-        return self.system and not self.friction and not self.num_controls
+        known = self.system is not None
+        return known and not self.friction and not self.num_controls
 
 
 def complete(arguments):
