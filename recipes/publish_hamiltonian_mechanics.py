@@ -76,7 +76,7 @@ def metadata(arguments, config, measured, model):
             "source": f"simulated anew by orrery.datasets.{system}_system; "
             f"{config['source']['simulated']}",
             "licence": "Apache-2.0",
-            "sha256": "none: no file",
+            "sha256": None,
         },
         "training": {
             "command": command(settings),
