@@ -252,17 +252,15 @@ def largest(energy):
 
 def drift_of(energy):
     """Of several trajectories the worst."""
-    import numpy as np
     from orrery.zoo.rollout_measures import energy_drift, is_steady
 
     drift = energy_drift(energy)
     return {
         "energy_error": float(drift["error"].max()),
-        "trend": float(drift["trend"].max()),
-        "trend_over_oscillation": float(
-            np.max(drift["trend"] / np.maximum(drift["oscillation"], 1e-30))
-        ),
-        "growth": float(drift["growth"].max()),
+        **{
+            name: float(drift[name].max())
+            for name in ("trend", "trend_over_oscillation", "growth")
+        },
         "steady": float(is_steady(drift).mean()),
     }
 
