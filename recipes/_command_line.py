@@ -108,6 +108,12 @@ def parse(flags, argv=None):
             f"--devices {arguments.devices} needs --backend jax "
             f"(keras.distribution); got --backend {backend}"
         )
+    keras = sys.modules.get("keras")
+    if keras is not None and keras.backend.backend() != backend:
+        flags.error(
+            f"--backend {backend} comes too late: Keras already runs on "
+            f"{keras.backend.backend()}"
+        )
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Threads that spin after a small solve would hold back JAX's own.

@@ -23,7 +23,7 @@ SYSTEMS = {
     "kepler": kepler_system,
     "henon_heiles": henon_heiles_system,
 }
-STEP_SIZE, NUM_POINTS = 0.1, 50
+NUM_POINTS = 50
 VALID_TRAJECTORIES = TEST_TRAJECTORIES = 20
 # Every seed of a run is judged on the same trajectories.
 TEST_SEED, VALID_SEED = 10**6, 10**6 + 1
@@ -35,7 +35,7 @@ TRAIN_PART, VALID_PART = 0.7, 0.15
 SMOKE = {
     "epochs": 2,
     "trajectories": 16,
-    "window": 4,
+    "window": 2,
     "hidden_dim": 8,
     "rollout_steps": 200,
 }
@@ -58,7 +58,8 @@ class Problem:
     @property
     def conserves(self):
         """Whether a true energy exists, and stays what it is."""
-        return self.system and not self.friction and not self.num_controls
+        known = self.system is not None
+        return known and not self.friction and not self.num_controls
 
 
 def complete(arguments):
@@ -88,7 +89,7 @@ def load_problem(arguments):
             system,
             count,
             points,
-            step_size=STEP_SIZE,
+            step_size=arguments.step_size,
             seed=seed,
             noise=noise,
             friction=arguments.friction,
@@ -108,7 +109,7 @@ def load_problem(arguments):
     return Problem(
         name=arguments.system,
         dim=system.dim,
-        step_size=STEP_SIZE,
+        step_size=arguments.step_size,
         parts=parts,
         system=system,
         num_controls=system.dim if arguments.control else 0,
@@ -230,6 +231,8 @@ def check_positive(flags, arguments):
         value = getattr(arguments, name)
         if not 0 <= value < math.inf:
             flags.error(f"--{name} must not be negative; got {value}")
-    rate = arguments.learning_rate
-    if not 0 < rate < math.inf:
-        flags.error(f"--learning-rate must be above 0; got {rate}")
+    for name in ("learning_rate", "step_size"):
+        value = getattr(arguments, name)
+        if not 0 < value < math.inf:
+            flag = name.replace("_", "-")
+            flags.error(f"--{flag} must be above 0; got {value}")

@@ -23,7 +23,7 @@ ARMS = (
     "neural_ode",
 )
 # What a user's file decides, where a simulation is told.
-SIMULATED = {"trajectories", "noise", "friction", "control"}
+SIMULATED = ("trajectories", "step_size", "noise", "friction", "control")
 
 
 def command_line(argv=None):
@@ -59,6 +59,12 @@ def command_line(argv=None):
         help="of the arm hamiltonian",
     )
     add("--trajectories", type=int, default=200, help="simulated for training")
+    add(
+        "--step-size",
+        type=float,
+        default=0.1,
+        help="simulated: time between two points",
+    )
     add(
         "--noise",
         type=float,
@@ -97,8 +103,9 @@ def command_line(argv=None):
     if arguments.system.endswith(".csv"):
         for name in SIMULATED:
             if getattr(arguments, name) != flags.get_default(name):
+                flag = name.replace("_", "-")
                 flags.error(
-                    f"--{name} has no effect with a file; got "
+                    f"--{flag} has no effect with a file; got "
                     f"{getattr(arguments, name)}"
                 )
     if (

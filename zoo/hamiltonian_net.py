@@ -11,7 +11,6 @@ from ..layers.symplectic_integrator import check_steps, integrate
 from ..layers.two_layer_potential import TwoLayerPotential
 from .compensated import plain
 from .mechanical_model import MechanicalModel
-from .widest import widest
 
 # softplus(log(e - 1)) = 1, softplus(-3) = 0.049
 _ONE, _SMALL = math.log(math.e - 1), -3.0
@@ -124,24 +123,6 @@ class HamiltonianNet(MechanicalModel):
         self.friction = bool(friction)
         self.integrator = integrator
         self.substeps = substeps
-
-    @classmethod
-    def of_size(cls, parameters, dim, **kwargs):
-        """The widest network of at most `parameters` weights.
-
-        Args:
-            parameters: int.
-            dim: int, n.
-            **kwargs: further arguments, without a `potential`.
-
-        Returns:
-            A `HamiltonianNet`.
-
-        Raises:
-            ValueError: if not even one hidden unit fits.
-        """
-        size = lambda h: h * h + (dim + 3) * h + 2 * dim  # noqa: E731
-        return cls(dim, hidden_dim=widest(size, parameters), **kwargs)
 
     def build(self, input_shape=None):
         super().build(input_shape)

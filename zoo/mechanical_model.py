@@ -5,10 +5,10 @@ import numpy as np
 from keras import ops
 
 from .._backend import compile_function
-from .compensated import Compensated
+from .mechanical_state import check_array, unpack
 from .presets import Presets
+from .rollout_loop import rollout_loop
 
-UNROLLED = 16
 UNITS = {"q": 1.0, "p": 1.0, "t": 1.0, "u": 1.0}
 
 
@@ -116,7 +116,7 @@ class MechanicalModel(Presets, keras.Model):
         return dq * (unit["q"] / unit["t"]), dp * (unit["p"] / unit["t"])
 
     def call(self, inputs, training=False):
-        q, p, controls = self.unpack(inputs)
+        q, p, controls = self._unpack(inputs)
         state, step = self.in_own_units(q, p), self.stepper()
         if controls is None:
             states = step(*state, None, self.num_steps)
@@ -159,7 +159,11 @@ class MechanicalModel(Presets, keras.Model):
         Raises:
             ValueError: if an argument is not as described, or not finite.
         """
-        q, p = self._check_state(q, p)
+        shape, dtype = (len(np.atleast_1d(q)), self.dim), self.compute_dtype
+        q, p = (
+            check_array(name, x, shape, dtype)
+            for name, x in (("q", q), ("p", p))
+        )
         for name, value in (
             ("num_steps", num_steps),
             ("save_every", save_every),
@@ -177,7 +181,7 @@ class MechanicalModel(Presets, keras.Model):
         arguments = [q / self.units["q"], p / self.units["p"]]
         if self.num_controls:
             shape = (len(q), num_steps, self.num_controls)
-            controls = self._check_array("controls", controls, shape)
+            controls = check_array("controls", controls, shape, dtype)
             times = (num_steps // save_every, save_every)
             controls = np.moveaxis(controls, 1, 0)
             arguments.append(controls.reshape(*times, *controls.shape[1:]))
@@ -187,11 +191,9 @@ class MechanicalModel(Presets, keras.Model):
         loops = vars(self).setdefault("_rollout_loops", {})
         key = int(num_steps), int(save_every)
         if key not in loops:
-            loop = self._rollout_loop(*key)
+            loop = rollout_loop(self.stepper, self._push, *key)
             loops[key] = compile_function(loop, self.variables)
-        tensors = [
-            ops.convert_to_tensor(a, self.compute_dtype) for a in arguments
-        ]
+        tensors = [ops.convert_to_tensor(a, dtype) for a in arguments]
         path = map(ops.convert_to_numpy, loops[key](*tensors))
         return tuple(
             np.concatenate([first[:, None], np.moveaxis(x, 0, 1) * unit], 1)
@@ -199,40 +201,6 @@ class MechanicalModel(Presets, keras.Model):
                 (q, p), path, (self.units["q"], self.units["p"]), strict=True
             )
         )
-
-    def _rollout_loop(self, num_steps, save_every):
-        """`(q, p, controls)` to the states saved, `(saves, B, n)` each."""
-        # As many steps in a row share their forces, where nothing pushes.
-        chunk = max(k for k in range(1, UNROLLED + 1) if not save_every % k)
-
-        def loop(q, p, controls=None):
-            step = self.stepper()
-
-            def between(state, pushes):
-                if pushes is None:
-                    return _repeat(
-                        lambda _, state: step(*state, None, chunk)[-1],
-                        save_every // chunk,
-                        state,
-                    )
-                return _repeat(
-                    lambda k, state: step(*state, pushes[k], 1)[-1],
-                    save_every,
-                    state,
-                )
-
-            def save(state, pushes):
-                state = between(state, pushes)
-                return state, state
-
-            pushes = None if controls is None else self._push(controls)
-            state = tuple(Compensated(x, ops.zeros_like(x)) for x in (q, p))
-            _, saved = ops.scan(
-                save, state, pushes, length=num_steps // save_every
-            )
-            return [x.value for x in saved]
-
-        return loop
 
     def in_own_units(self, q, p):
         """Positions and momenta in `units`, tensors of tensors or arrays."""
@@ -245,62 +213,11 @@ class MechanicalModel(Presets, keras.Model):
         """The force of a control `(..., m)`, in own units."""
         return ops.matmul(controls / self.units["u"], self.control_kernel)
 
-    # === Inputs ===
-    def unpack(self, inputs):
-        """Positions, momenta and control of a batch, as far as given.
-
-        Raises:
-            ValueError: if a width is not that of the model, or the number of
-                controls not S.
-        """
-        if isinstance(inputs, dict):
-            q, p = inputs["q"], inputs["p"]
-            controls = inputs.get("controls")
-        elif isinstance(inputs, (tuple, list)):
-            q, p, controls = (*inputs, None)[:3]
-        else:
-            q, p = split_state(inputs)
-            controls = None
-        for name, x in (("q", q), ("p", p)):
-            if len(x.shape) != 2 or x.shape[-1] != self.dim:
-                raise ValueError(
-                    f"`{name}` must have the shape (batch, {self.dim}). "
-                    f"Received: {tuple(x.shape)}"
-                )
-        expected = (self.num_steps, self.num_controls)
-        given = (self.num_steps, 0) if controls is None else controls.shape[1:]
-        if tuple(given) != expected:
-            raise ValueError(
-                f"`controls` must have the shape (batch, {expected[0]}, "
-                f"{expected[1]}). Received: (batch, {given[0]}, {given[1]})"
-            )
-        return q, p, controls
-
-    def _check_state(self, q, p):
-        q = np.asarray(q)
-        shape = (len(q) if q.ndim else 0, self.dim)
-        return tuple(
-            self._check_array(name, x, shape)
-            for name, x in (("q", q), ("p", p))
-        )
-
-    def _check_array(self, name, array, shape):
-        array = np.asarray(array)
-        if array.shape != shape or not len(array):
-            raise ValueError(
-                f"`{name}` must have the shape {('batch', *shape[1:])}, the "
-                f"batch that of `q`. Received: {array.shape}"
-            )
-        array = array.astype(self.compute_dtype)
-        if not np.isfinite(array).all():
-            wrong = tuple(map(int, np.argwhere(~np.isfinite(array))[0]))
-            raise ValueError(
-                f"`{name}` must be finite. Received: {array[wrong]} at {wrong}"
-            )
-        return array
+    def _unpack(self, inputs):
+        return unpack(inputs, self.dim, self.num_steps, self.num_controls)
 
     def compute_output_spec(self, inputs, training=False):
-        q, _, _ = self.unpack(inputs)
+        q, _, _ = self._unpack(inputs)
         shape = (q.shape[0], self.num_steps + 1, 2 * self.dim)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
@@ -320,25 +237,3 @@ class MechanicalModel(Presets, keras.Model):
 
     def build_from_config(self, config):
         self.build()
-
-
-def split_state(state):
-    """Positions and momenta of states `(..., 2 n)`, tensors or arrays.
-
-    Raises:
-        ValueError: if the width is odd.
-    """
-    width = state.shape[-1]
-    if not width or width % 2:
-        raise ValueError(
-            "The width of a state must be even: its halves are positions and "
-            f"momenta. Received: width={width}"
-        )
-    return state[..., : width // 2], state[..., width // 2 :]
-
-
-def _repeat(function, times, state):
-    """`state = function(k, state)`, a loop only where there is one."""
-    if times == 1:
-        return function(0, state)
-    return ops.fori_loop(0, times, function, state)

@@ -4,6 +4,7 @@ import numpy as np
 
 # Of a roll-out, at both ends.
 WINDOW = 0.1
+TINY = 1e-30
 
 
 def energy_drift(energy):
@@ -17,9 +18,9 @@ def energy_drift(energy):
         A dict of float64 arrays `(trajectories,)`: `error`, the largest
         `|E - E_0|`; `trend`, the slope of the straight line through E times
         the whole time, without its sign; `oscillation`, the largest minus the
-        smallest distance from that line; `growth`, the largest `|E - E_0|` in
-        the last tenth over that in the first. Infinite where the trajectory
-        diverged.
+        smallest distance from that line; `trend_over_oscillation`; `growth`,
+        the largest `|E - E_0|` in the last tenth over that in the first.
+        Infinite where the trajectory diverged.
 
     Example:
     >>> t = np.linspace(0, 100, 1001)
@@ -37,14 +38,15 @@ def energy_drift(energy):
     points = energy.shape[-1]
     time = np.linspace(-0.5, 0.5, points)
     trend = energy @ time / (time @ time)
-    flat = energy - trend[:, None] * time
+    oscillation = np.ptp(energy - trend[:, None] * time, axis=-1)
     error = np.abs(energy)
     window = max(2, int(WINDOW * points))
     first, last = error[:, :window].max(-1), error[:, -window:].max(-1)
     found = {
         "error": error.max(axis=-1),
         "trend": np.abs(trend),
-        "oscillation": np.ptp(flat, axis=-1),
+        "oscillation": oscillation,
+        "trend_over_oscillation": np.abs(trend) / np.maximum(oscillation, TINY),
         "growth": last / np.where(first > 0, first, 1.0),
     }
     return {
@@ -64,7 +66,7 @@ def is_steady(drift):
     Returns:
         Bool array `(trajectories,)`.
     """
-    level = drift["trend"] <= 0.1 * drift["oscillation"]
+    level = drift["trend_over_oscillation"] <= 0.1
     return level & (drift["growth"] <= 1.1) & np.isfinite(drift["error"])
 
 

@@ -124,15 +124,25 @@ def test_hamiltonian_overhead(smoke, tmp_path):
 def test_ablation(smoke, tmp_path):
     out = "--out", tmp_path / "runs"
     rows = smoke("ablation", *SMOKE, "--dataset", "stdlib", "--seeds", 2, *out)
-    arms = ["base", "koopman", "physics", "both"]
-    assert [row["arm"] for row in rows[:8]] == arms * 2
-    assert len(rows) == 8 + 5
-    for row in rows[:8]:
+    arms = ["base", "koopman", "physics", "both", "unpenalised"]
+    assert [row["arm"] for row in rows[:10]] == arms * 2
+    assert len(rows) == 10 + 7
+    for row in rows[:10]:
         numbers(row, "valid_perplexity", "test_perplexity", "parameters")
-        if row["arm"] in ("physics", "both"):
+        if row["arm"] not in ("base", "koopman"):
             numbers(row, "drift", "potential_off_ratio", "kick")
-    for row in rows[8:]:
+    for row in rows[10:]:
         assert row["verdict"]
+
+
+def test_energy_weight(smoke, tmp_path):
+    out = "--out", tmp_path / "runs"
+    rows = smoke("energy_weight", *SMOKE, "--dataset", "stdlib", *out)
+    assert [row["weight"] for row in rows] == ["", "0", "100"]
+    for row in rows:
+        numbers(row, "valid_perplexity")
+    assert float(rows[1]["energy_of_loss"]) == 0
+    numbers(rows[2], "energy_of_loss", "drift")
 
 
 def test_koopman_forward(smoke):
@@ -233,6 +243,63 @@ def test_equilibrium_propagation(smoke, tmp_path):
             if float(row["beta"]) <= 1e-2:
                 assert float(row["cosine"]) > 0.99
                 assert float(row["lowest_cosine_of_a_block"]) > 0.99
+
+
+def test_hamiltonian_mechanics(smoke, tmp_path):
+    cases = "pendulum", "pendulum, long steps"
+    runs = "--runs", tmp_path / "runs"
+    rows = smoke(
+        "hamiltonian_mechanics", *SMOKE, "--seeds", 2, "--cases", *cases, *runs
+    )
+    found = [(row["case"], row["arm"], row["seed"]) for row in rows]
+    assert len(set(found)) == len(rows) == 2 * 6 * 2
+    for row in rows:
+        numbers(row, "weights", "valid_rmse", "position_10", "seconds")
+    (path,) = tmp_path.rglob("mechanics_paired*.csv")
+    with open(path, newline="", encoding="utf-8") as stream:
+        paired = list(csv.DictReader(stream))
+    assert len(paired) == 2 * 5
+    by_run = dict(zip(found, rows, strict=True))
+    logarithms = [
+        math.log(
+            float(by_run[cases[0], "neural_ode", seed]["position_10"])
+            / float(by_run[cases[0], "hamiltonian", seed]["position_10"])
+        )
+        for seed in "01"
+    ]
+    (row,) = (
+        row
+        for row in paired
+        if (row["case"], row["arm"]) == (cases[0], "neural_ode")
+    )
+    assert float(row["position_10_ratio"]) == pytest.approx(
+        math.exp(statistics.mean(logarithms)), rel=1e-3
+    )
+
+
+def test_hnn_protocol(smoke, tmp_path):
+    rows = smoke("hnn_protocol", *SMOKE, "--seeds", 2, "--out", tmp_path)
+    assert len(rows) == 2 * (2 * 3 + 3 * 2 + 2)
+    for row in rows:
+        numbers(row, "test_loss", "energy_as_published")
+        if row["seed"] != "published":
+            numbers(row, "weights", "energy", "energy_trained_starts")
+
+
+def test_rollouts(smoke, tmp_path):
+    rows = smoke("rollouts", *SMOKE, "--out", tmp_path)
+    found = {
+        (row["arithmetic"], row["system"], row["start"], row["method"]): row
+        for row in rows
+    }
+    assert len(found) == len(rows) == 5 * (3 + 5) + 1
+    for (arithmetic, *rest), row in found.items():
+        numbers(row, "energy_error")
+        if row["method"] == "leapfrog" and arithmetic == BACKEND:
+            exact = found["NumPy float64", *rest]
+            assert float(row["energy_error"]) == pytest.approx(
+                float(exact["energy_error"]), rel=0.01
+            )
 
 
 def test_one_file(smoke, tmp_path):

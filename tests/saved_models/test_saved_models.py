@@ -4,15 +4,19 @@ import numpy as np
 import orrery
 import pytest
 from keras import ops
+from orrery.datasets import pendulum, pendulum_system
+from orrery.zoo import HamiltonianNet
 from orrery.zoo.model_card import REQUIRED, render_card
 from orrery.zoo.publishing import golden_differences
 from orrery.zoo.registry import find, read_metadata
 
 NAMES = orrery.list_models()
+KOOPMAN = orrery.list_models("koopman_lm*")
 
 
-def test_the_first_two_are_here():
-    assert {"koopman_lm_small", "koopman_lm_stdlib"} <= set(NAMES)
+def test_the_first_ones_are_here():
+    assert {"koopman_lm_small", "koopman_lm_stdlib"} <= set(KOOPMAN)
+    assert "hamiltonian_pendulum" in NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -32,7 +36,7 @@ def test_files_metadata_and_card(name):
     assert card == render_card(metadata)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KOOPMAN)
 def test_keeps_the_operators_but_not_their_statistics(name):
     model = orrery.load(name)
     assert len(model.operators) == model.num_layers
@@ -43,7 +47,7 @@ def test_keeps_the_operators_but_not_their_statistics(name):
     assert len([line for line in lines if line]) == model.vocabulary_size
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KOOPMAN)
 def test_strictly_causal(name):
     model = orrery.load(name)
     rng = np.random.default_rng(0)
@@ -55,3 +59,13 @@ def test_strictly_causal(name):
         changed[:, 7:] = 2
         after = ops.convert_to_numpy(model(changed))
         np.testing.assert_array_equal(before[:, :7], after[:, :7])
+
+
+def test_the_pendulum_swings_as_the_true_one_does():
+    model = HamiltonianNet.from_preset("hamiltonian_pendulum")
+    start = np.array([[1.0], [-0.5]]), np.array([[0.0], [1.2]])
+    truth = pendulum(2, 301, initial=start)
+    q, p = model.rollout(*start, 300)
+    np.testing.assert_allclose(q, truth["q"], atol=5e-3)
+    energy = pendulum_system().energy(q, p)
+    np.testing.assert_allclose(energy, truth["energy"], atol=5e-4)
