@@ -14,6 +14,8 @@ RECIPE = ROOT / "recipes" / "equilibrium_propagation.py"
 BACKEND = keras.backend.backend()
 ARMS = ("equilibrium", "backprop", "mlp")
 
+pytestmark = pytest.mark.one_backend("torch")
+
 
 def recipe(name="equilibrium_propagation"):
     return importlib.import_module(name)

@@ -19,6 +19,8 @@ RECIPE = ROOT / "recipes" / "hamiltonian_mechanics.py"
 BACKEND = keras.backend.backend()
 ARMS = ("hamiltonian", "neural_ode")
 
+pytestmark = pytest.mark.one_backend("tensorflow")
+
 
 @pytest.fixture(scope="module")
 def main():
