@@ -1,5 +1,6 @@
 """Fixtures and rules of the whole suite."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -19,7 +20,12 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True, scope="module")
 def forget():
-    """Drops what a module has compiled: gigabytes, and time of each `gc`."""
+    """Drops what a module has compiled: gigabytes, and time of each `gc`.
+
+    What is left then stays to the end, and no collection looks at it again:
+    Keras asks for one wherever it deletes a weight, and each would take seconds
+    at the end of a long suite.
+    """
     yield
     import keras
 
@@ -28,6 +34,8 @@ def forget():
         import jax
 
         jax.clear_caches()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
