@@ -5,11 +5,10 @@
     python recipes/hamiltonian_lm.py --protocol legacy    # the original
 
 Beside it, from the same weights and with the same batches: the same backbone
-with attention and feed-forward blocks (`base`); the same blocks without a loss
-on their energy (`unpenalised`), and integrated by forward Euler, which
-conserves nothing (`euler`); and one block of many steps, whose energy can be
-followed along depth (`autonomous`). Numbers, pictures and `report.md` are left
-in `--out`.
+with attention and feed-forward blocks (`base`); the same blocks integrated by
+forward Euler, which conserves nothing (`euler`); and one block of many steps,
+whose energy can be followed along depth (`autonomous`). Numbers, pictures and
+`report.md` are left in `--out`.
 """
 
 import math
@@ -26,7 +25,7 @@ ARMS = (
     "frozen",
     "autonomous",
 )
-DEFAULT_ARMS = ("base", "physics", "unpenalised", "euler", "autonomous")
+DEFAULT_ARMS = ("base", "physics", "euler", "autonomous")
 DEFAULTS = {
     "stdlib": {"preset": "hamiltonian_lm_stdlib", "epochs": 2},
     "wikitext2": {"preset": "hamiltonian_lm_small", "epochs": 10},

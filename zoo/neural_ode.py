@@ -3,13 +3,12 @@
 import keras
 from keras import ops
 
-from .mechanical_model import MechanicalModel
-from .plain_hnn import rk4_stepper
+from .runge_kutta_model import RungeKuttaModel
 from .widest import widest
 
 
 @keras.saving.register_keras_serializable(package="orrery")
-class NeuralODE(MechanicalModel):
+class NeuralODE(RungeKuttaModel):
     """Learns `dx/dt = f(x)`, `x = (q, p)`, and integrates it by Runge-Kutta.
 
     f is a network with two hidden layers of tanh. Nothing makes it conserve
@@ -44,25 +43,8 @@ class NeuralODE(MechanicalModel):
         - [Chen et al., 2018](https://arxiv.org/abs/1806.07366)
     """
 
-    def __init__(
-        self,
-        dim,
-        hidden_dim=64,
-        num_steps=10,
-        step_size=0.1,
-        num_controls=0,
-        units=None,
-        **kwargs,
-    ):
-        super().__init__(
-            dim, num_steps, step_size, num_controls, units, **kwargs
-        )
-        if not isinstance(hidden_dim, int) or hidden_dim < 1:
-            raise ValueError(
-                "`hidden_dim` must be a positive integer. "
-                f"Received: hidden_dim={hidden_dim!r}"
-            )
-        self.hidden_dim = hidden_dim
+    def __init__(self, dim, hidden_dim=64, *args, **kwargs):
+        super().__init__(dim, hidden_dim, *args, **kwargs)
         normal = keras.initializers.RandomNormal
         dense = {"dtype": self.dtype_policy}
         self.layers_of_field = [
@@ -109,9 +91,3 @@ class NeuralODE(MechanicalModel):
         for layer in self.layers_of_field:
             x = layer(x)
         return x[..., : self.dim], x[..., self.dim :]
-
-    def stepper(self):
-        return rk4_stepper(self)
-
-    def get_config(self):
-        return {**super().get_config(), "hidden_dim": self.hidden_dim}

@@ -3,14 +3,12 @@
 import keras
 from keras import ops
 
-from ..layers.runge_kutta import runge_kutta
-from .compensated import plain
-from .mechanical_model import MechanicalModel
+from .runge_kutta_model import RungeKuttaModel
 from .widest import widest
 
 
 @keras.saving.register_keras_serializable(package="orrery")
-class PlainHNN(MechanicalModel):
+class PlainHNN(RungeKuttaModel):
     """Learns any `H(q, p)`, and integrates it by Runge-Kutta.
 
     `H = a . tanh(W_2 tanh(W_1 x + b_1) + b_2)`, `x = (q, p)`, and
@@ -46,26 +44,6 @@ class PlainHNN(MechanicalModel):
     Reference:
         - [Greydanus et al., 2019](https://arxiv.org/abs/1906.01563)
     """
-
-    def __init__(
-        self,
-        dim,
-        hidden_dim=64,
-        num_steps=10,
-        step_size=0.1,
-        num_controls=0,
-        units=None,
-        **kwargs,
-    ):
-        super().__init__(
-            dim, num_steps, step_size, num_controls, units, **kwargs
-        )
-        if not isinstance(hidden_dim, int) or hidden_dim < 1:
-            raise ValueError(
-                "`hidden_dim` must be a positive integer. "
-                f"Received: hidden_dim={hidden_dim!r}"
-            )
-        self.hidden_dim = hidden_dim
 
     @classmethod
     def of_size(cls, parameters, dim, **kwargs):
@@ -119,23 +97,3 @@ class PlainHNN(MechanicalModel):
             back * (1.0 - first * first), ops.transpose(self.kernel_1)
         )
         return gradient[..., self.dim :], -gradient[..., : self.dim]
-
-    def stepper(self):
-        return rk4_stepper(self)
-
-    def get_config(self):
-        return {**super().get_config(), "hidden_dim": self.hidden_dim}
-
-
-def rk4_stepper(model):
-    """A `MechanicalModel.stepper` of its `derivatives` by Runge-Kutta."""
-    step_size = model.step_size / model.units["t"]
-
-    def step(q, p, push, num_steps):
-        def field(q, p):
-            dq, dp = model.derivatives(plain(q), plain(p))
-            return dq, dp if push is None else dp + push
-
-        return runge_kutta(field, (q, p), step_size, num_steps)
-
-    return step

@@ -1,0 +1,46 @@
+"""What the controls that Runge-Kutta integrates share."""
+
+from ..layers.runge_kutta import runge_kutta
+from .compensated import plain
+from .mechanical_model import MechanicalModel
+
+
+class RungeKuttaModel(MechanicalModel):
+    """A `MechanicalModel` of one hidden width, whose steps are Runge-Kutta's.
+
+    A subclass gives `derivatives(q, p)`, `dq/dt` and `dp/dt`.
+
+    Args:
+        dim: int, n >= 1, number of positions.
+        hidden_dim: int, width of both hidden layers. Defaults to `64`.
+        *args: further ones of `MechanicalModel`.
+        **kwargs: further ones of `MechanicalModel`.
+
+    Raises:
+        ValueError: if `hidden_dim` is not a positive integer; see
+            `MechanicalModel`.
+    """
+
+    def __init__(self, dim, hidden_dim=64, *args, **kwargs):
+        super().__init__(dim, *args, **kwargs)
+        if not isinstance(hidden_dim, int) or hidden_dim < 1:
+            raise ValueError(
+                "`hidden_dim` must be a positive integer. "
+                f"Received: hidden_dim={hidden_dim!r}"
+            )
+        self.hidden_dim = hidden_dim
+
+    def stepper(self):
+        step_size = self.step_size / self.units["t"]
+
+        def step(q, p, push, num_steps):
+            def field(q, p):
+                dq, dp = self.derivatives(plain(q), plain(p))
+                return dq, dp if push is None else dp + push
+
+            return runge_kutta(field, (q, p), step_size, num_steps)
+
+        return step
+
+    def get_config(self):
+        return {**super().get_config(), "hidden_dim": self.hidden_dim}
