@@ -9,6 +9,7 @@ COLORS = {
     "koopman": "C0",
     "physics": "C2",
     "both": "C3",
+    "unpenalised": "C7",
     "euler": "C4",
     "frozen": "C5",
     "autonomous": "C6",
