@@ -69,7 +69,7 @@ def main(argv=None):
     for seed in range(arguments.seeds):
         for case in arguments.cases:
             rows += run(case, seed, root, arguments)
-            write(rows, arguments)
+            write(rows, arguments, root if arguments.smoke else None)
 
 
 def run(case, seed, root, arguments):
@@ -118,7 +118,7 @@ def look_up(result, path):
     return float(result) if result != "" else ""
 
 
-def write(rows, arguments):
+def write(rows, arguments, folder):
     """All tables, anew after every case."""
     from _measure import results_file, write_csv
 
@@ -129,11 +129,7 @@ def write(rows, arguments):
     ):
         if not content:
             continue
-        path = results_file(
-            what,
-            ["keras", arguments.backend],
-            smoke=arguments.smoke,
-        )
+        path = results_file(what, ["keras", arguments.backend], folder)
         write_csv(path, content)
         print(f"Wrote {path}", flush=True)
 
