@@ -1,10 +1,13 @@
 """What the controls that Runge-Kutta integrates share."""
 
+import keras
+
 from ..layers.runge_kutta import runge_kutta
 from .compensated import plain
 from .mechanical_model import MechanicalModel
 
 
+@keras.saving.register_keras_serializable(package="orrery")
 class RungeKuttaModel(MechanicalModel):
     """A `MechanicalModel` of one hidden width, whose steps are Runge-Kutta's.
 
