@@ -14,9 +14,9 @@ from orrery.zoo.energy_measures import energy_traces, evaluate_energies
 # The Koopman term alone, as the original meant it: an auxiliary loss.
 KOOPMAN = {"operator": "gradient", "lift_dim": 128, "delays": 2}
 SCHEDULE = {"warmup": 0, "ramp": 1, "max_weight": 0.05}
-# Lambda starts where `benchmarks/energy_weight.py` finds it best for
-# perplexity, far above what the constraint asks for; the ascent is slow beside
-# it.
+# Lambda starts far above what the constraint asks for, where short trials found
+# it best for perplexity (`benchmarks/energy_weight.py` is their script); the
+# ascent is slow beside it.
 MULTIPLIER = {
     "target": 0.01,
     "rate": 1.0,
