@@ -3,8 +3,8 @@
     python benchmarks/energy_weight.py                   an hour on two cores
 
 One epoch and one seed for each lambda, held fixed, and for the base blocks. The
-test split is not looked at: the weight at which training starts was chosen so. Written anew after every run, and a run that it holds is not made
-again.
+test split is not looked at: the weight at which training starts was chosen so.
+Written anew after every run, and a run that it holds is not made again.
 """
 
 import pathlib
