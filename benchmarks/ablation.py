@@ -38,7 +38,6 @@ PAIRS = (
 MARGIN = math.log(1.01)
 # What all runs of a table share.
 SETTINGS = ("epochs", "learning_rate")
-SMOKE_SIZES = {"num_layers": 1, "dim": 32, "num_steps": 2}
 
 
 @_command_line.plain_errors
@@ -59,28 +58,10 @@ def main(argv=None):
 
 
 def run(arguments):
-    from _measure import finished_rows, results_file, write_csv
-    from _training import cut_blocks
-    from orrery.datasets import load_text
-    from orrery.zoo import HamiltonianLM
+    from _hamiltonian_setup import prepare
+    from _measure import finished_rows, write_csv
 
-    text = pathlib.Path(arguments.dataset).stem
-    root = arguments.out or pathlib.Path(
-        f"runs/ablation-{text}-{arguments.backend}"
-        + ("-smoke" if arguments.smoke else "")
-    )
-    data = load_text(arguments.dataset, data_dir=arguments.data_dir)
-    blocks = cut_blocks(data, arguments.smoke)
-    architecture = {
-        **HamiltonianLM.presets[arguments.preset],
-        **(SMOKE_SIZES if arguments.smoke else {}),
-        "vocabulary_size": len(data.vocabulary),
-    }
-    path = results_file(
-        f"ablation_{arguments.preset}_{text}",
-        ["keras", arguments.backend],
-        smoke=arguments.smoke,
-    )
+    data, blocks, architecture, root, path = prepare("ablation", arguments)
     settings = {name: getattr(arguments, name) for name in SETTINGS}
     rows = [r for r in finished_rows(path, settings) if not r["difference"]]
     for seed in range(arguments.seeds):

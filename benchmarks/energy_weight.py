@@ -16,7 +16,6 @@ import _command_line  # noqa: E402
 
 WEIGHTS = (0, 10, 30, 100, 300, 1000)
 SMOKE_WEIGHTS = (0, 100)
-SMOKE_SIZES = {"num_layers": 1, "dim": 32, "num_steps": 2}
 
 
 @_command_line.plain_errors
@@ -32,29 +31,11 @@ def main(argv=None):
 def run(arguments):
     from _hamiltonian_arms import WATCHED, build, train_arm
     from _hamiltonian_experiment import settings_of
-    from _measure import finished_rows, results_file, write_csv
-    from _training import cut_blocks
-    from orrery.datasets import load_text
-    from orrery.zoo import HamiltonianLM
+    from _hamiltonian_setup import prepare
+    from _measure import finished_rows, write_csv
 
-    text = pathlib.Path(arguments.dataset).stem
-    root = arguments.out or pathlib.Path(
-        f"runs/energy_weight-{text}-{arguments.backend}"
-        + ("-smoke" if arguments.smoke else "")
-    )
-    data = load_text(arguments.dataset, data_dir=arguments.data_dir)
-    blocks = cut_blocks(data, arguments.smoke)
+    data, blocks, architecture, root, path = prepare("energy_weight", arguments)
     del blocks["test"]
-    architecture = {
-        **HamiltonianLM.presets[arguments.preset],
-        **(SMOKE_SIZES if arguments.smoke else {}),
-        "vocabulary_size": len(data.vocabulary),
-    }
-    path = results_file(
-        f"energy_weight_{arguments.preset}_{text}",
-        ["keras", arguments.backend],
-        smoke=arguments.smoke,
-    )
     shared = {
         name: getattr(arguments, name)
         for name in ("epochs", "learning_rate", "seed")

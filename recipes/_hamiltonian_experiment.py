@@ -31,11 +31,7 @@ SMOKE_LAYERS = 2
 
 def run(arguments):
     """Train the arms, measure their energies, write everything to `--out`."""
-    if arguments.preset not in HamiltonianLM.presets:
-        raise SystemExit(
-            f"--preset must be one of {sorted(HamiltonianLM.presets)}; got "
-            f"{arguments.preset!r}"
-        )
+    preset = preset_of(arguments)
     if arguments.smoke:
         arguments.epochs = min(arguments.epochs, 2)
     if arguments.out is None:
@@ -48,10 +44,7 @@ def run(arguments):
     distribute(arguments.devices)
     data = load_text(arguments.dataset, data_dir=arguments.data_dir)
     blocks = cut_blocks(data, arguments.smoke)
-    architecture = {
-        **HamiltonianLM.presets[arguments.preset],
-        "vocabulary_size": len(data.vocabulary),
-    }
+    architecture = {**preset, "vocabulary_size": len(data.vocabulary)}
     if arguments.smoke:
         architecture["num_layers"] = SMOKE_LAYERS
     settings = {
@@ -99,6 +92,17 @@ def run(arguments):
             complaint = collapse_complaint(measured[arm])
             if complaint:
                 raise SystemExit(f"{arm}: {complaint}")
+
+
+def preset_of(arguments):
+    """The arguments of `HamiltonianLM` that `--preset` names."""
+    presets = HamiltonianLM.presets
+    if arguments.preset not in presets:
+        raise SystemExit(
+            f"--preset must be one of {sorted(presets)}; got "
+            f"{arguments.preset!r}"
+        )
+    return presets[arguments.preset]
 
 
 def settings_of(arm, arguments, architecture, data):
