@@ -1,7 +1,9 @@
 """Dual ascent on the energy drift of a model."""
 
 import keras
+from keras import ops
 
+from .._checks import check_integer, check_real
 from ..layers.energy_account import EnergyAccount
 
 
@@ -17,7 +19,7 @@ class LagrangeMultiplier(keras.callbacks.Callback):
     its weight, n their number, so the loss on energy is a mean over blocks.
 
     Lambda is no trainable weight: no optimizer sees it, it has no decay. It is
-    saved with the model, in the accounts.
+    saved with the model, in the accounts, and a further `fit` goes on with it.
 
     These keys are added to the epoch's logs, means over its steps: for
     `energy_spread_ratio` see `EnergyAccount.measures`.
@@ -30,9 +32,12 @@ class LagrangeMultiplier(keras.callbacks.Callback):
     Args:
         target: float > 0, the largest drift allowed. Defaults to `0.01`.
         rate: float >= 0, step of the ascent; with 0 lambda keeps its initial
-            value, and without that too the callback only logs. Defaults to
+            value, and if that is 0 too the callback only logs. Defaults to
             `0.1`.
-        initial: float from 0 to `maximum`. Defaults to `0`.
+        initial: float from 0 to `maximum`, or `None` for what the accounts
+            hold: in a fresh model their `energy_weight`, 0 by default, in a
+            trained one the lambda that its training ended with. Defaults to
+            `None`.
         maximum: float > 0, bound of lambda. Defaults to `10`.
         smoothing: float in `[0, 1)`, weight of the past in the moving average.
             Defaults to `0.5`.
@@ -62,60 +67,56 @@ class LagrangeMultiplier(keras.callbacks.Callback):
         self,
         target=0.01,
         rate=0.1,
-        initial=0.0,
+        initial=None,
         maximum=10.0,
         smoothing=0.5,
         warmup=0,
     ):
         super().__init__()
         for name, value in (("target", target), ("maximum", maximum)):
-            if not value > 0:
-                raise ValueError(f"`{name}` must be above 0. Received: {value}")
-        if not rate >= 0:
-            raise ValueError(f"`rate` must not be negative. Received: {rate}")
-        if not 0 <= initial <= maximum:
-            raise ValueError(
-                f"`initial` must be from 0 to maximum={maximum}. "
-                f"Received: {initial}"
-            )
-        if not 0 <= smoothing < 1:
-            raise ValueError(
-                f"`smoothing` must be in [0, 1). Received: {smoothing}"
-            )
-        if not warmup >= 0:
-            raise ValueError(
-                f"`warmup` must not be negative. Received: {warmup}"
-            )
+            check_real(name, value, "above 0", lambda v: v > 0)
+        check_real("rate", rate, "from 0 on", lambda v: v >= 0)
+        if initial is not None:
+            allowed = f"from 0 to maximum={maximum}, or None"
+            check_real("initial", initial, allowed, lambda v: 0 <= v <= maximum)
+        check_real("smoothing", smoothing, "in [0, 1)", lambda v: 0 <= v < 1)
+        check_integer("warmup", warmup, 0)
         self.target = target
         self.rate = rate
         self.initial = initial
         self.maximum = maximum
         self.smoothing = smoothing
         self.warmup = warmup
-        self._reset()
-
-    def _reset(self):
-        self.multiplier = self.initial
+        self.multiplier = initial or 0.0
         self.mean_drift = None
 
     def on_train_begin(self, logs=None):
-        if not self._accounts():
+        accounts = self._accounts()
+        if not accounts:
             raise TypeError(
                 "LagrangeMultiplier needs a model with an EnergyAccount, as "
                 "every HamiltonianBlock with energy_tokens > 0 has. Received: "
                 f"{type(self.model).__name__}"
             )
-        self._reset()
+        self.mean_drift = None
+        self.multiplier = self.initial
+        if self.initial is None:
+            held = sum(
+                float(ops.convert_to_numpy(account.weight))
+                for account in accounts
+            )
+            self.multiplier = min(held, self.maximum)
 
     def on_epoch_begin(self, epoch, logs=None):
         accounts = self._accounts()
         self._in_force = self.multiplier if epoch >= self.warmup else 0.0
+        self._hold(accounts, self._in_force)
         for account in accounts:
-            account.weight.assign(self._in_force / len(accounts))
             account.reset()
 
     def on_epoch_end(self, epoch, logs=None):
-        measures = [account.measures() for account in self._accounts()]
+        accounts = self._accounts()
+        measures = [account.measures() for account in accounts]
         drift = sum(measure["drift"] for measure in measures) / len(measures)
         if logs is not None:
             logs["energy_multiplier"] = self._in_force
@@ -129,6 +130,7 @@ class LagrangeMultiplier(keras.callbacks.Callback):
         # An epoch without a finite batch says nothing.
         if epoch >= self.warmup and drift == drift:
             self.ascend(drift)
+        self._hold(accounts, self.multiplier)
 
     def ascend(self, drift):
         """One step of the ascent, given an epoch's drift."""
@@ -138,6 +140,11 @@ class LagrangeMultiplier(keras.callbacks.Callback):
         excess = (self.mean_drift - self.target) / self.target
         raised = self.multiplier + self.rate * excess
         self.multiplier = min(max(raised, 0.0), self.maximum)
+
+    @staticmethod
+    def _hold(accounts, multiplier):
+        for account in accounts:
+            account.weight.assign(multiplier / len(accounts))
 
     def _accounts(self):
         return [

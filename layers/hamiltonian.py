@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from .._checks import check_integer, check_real
 from .energy_account import EnergyAccount
 from .mlp_potential import MLPPotential
 from .potential import Potential
@@ -45,6 +46,8 @@ class HamiltonianBlock(keras.layers.Layer):
         energy_tokens: int, about how many tokens of a training batch to
             measure the energy on, in whole sequences; with 0 the block keeps
             no account of energy. Defaults to `128`.
+        energy_weight: float >= 0, weight of the loss on energy, which
+            `LagrangeMultiplier` may move. Defaults to `0`.
         spread_floor: float, see `EnergyConservation`. Defaults to `0.5`.
         return_energies: bool, whether to return the energies too. Defaults to
             `False`.
@@ -59,7 +62,7 @@ class HamiltonianBlock(keras.layers.Layer):
 
     Raises:
         ValueError: if an argument is out of its range, or d is odd.
-        TypeError: if `potential` is not a `Potential`.
+        TypeError: if `potential` is not a `Potential`, or `mixer` not a layer.
 
     Example:
 
@@ -83,21 +86,24 @@ class HamiltonianBlock(keras.layers.Layer):
         integrator="leapfrog",
         dropout=0.0,
         energy_tokens=128,
+        energy_weight=0.0,
         spread_floor=0.5,
         return_energies=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         check_steps(step_size, num_steps, integrator)
+        check_integer("energy_tokens", energy_tokens, 0)
+        check_real("dropout", dropout, "in [0, 1)", lambda rate: 0 <= rate < 1)
+        if energy_weight and not energy_tokens:
+            raise ValueError(
+                "`energy_weight` needs `energy_tokens` above 0. Received: "
+                f"energy_weight={energy_weight!r}, energy_tokens=0"
+            )
         if mass not in ("diagonal", "identity"):
             raise ValueError(
                 "`mass` must be 'diagonal' or 'identity'. "
                 f"Received: mass={mass!r}"
-            )
-        if not isinstance(energy_tokens, int) or energy_tokens < 0:
-            raise ValueError(
-                "`energy_tokens` must be an integer of at least 0. "
-                f"Received: {energy_tokens!r}"
             )
         if potential is None:
             potential = MLPPotential(name="potential")
@@ -107,6 +113,11 @@ class HamiltonianBlock(keras.layers.Layer):
                 "methods energy(q, context) and force(q, context). "
                 f"Received: {potential!r}"
             )
+        if mixer is not None and not isinstance(mixer, keras.layers.Layer):
+            raise TypeError(
+                "`mixer` must be a layer such as CausalSelfAttention(4), or "
+                f"None. Received: {mixer!r}"
+            )
         self.potential = potential
         self.mixer = mixer
         self.num_steps = num_steps
@@ -115,10 +126,13 @@ class HamiltonianBlock(keras.layers.Layer):
         self.integrator = integrator
         self.dropout_rate = dropout
         self.energy_tokens = energy_tokens
+        self.energy_weight = energy_weight
         self.spread_floor = spread_floor
         self.account = None
         if energy_tokens:
-            self.account = EnergyAccount(spread_floor, name="energy_account")
+            self.account = EnergyAccount(
+                energy_weight, spread_floor, name="energy_account"
+            )
         self.return_energies = return_energies
         self.norm = None
         if mixer is not None or potential.reads_sequence:
@@ -132,10 +146,15 @@ class HamiltonianBlock(keras.layers.Layer):
 
     def build(self, input_shape):
         width = input_shape[-1]
-        if width % 2:
+        if width is None or width % 2:
             raise ValueError(
                 "The width of the input must be even: its halves are positions "
                 f"and momenta. Received: width={width}"
+            )
+        if self.norm is not None and len(input_shape) != 3:
+            raise ValueError(
+                "A mixer, or a potential that looks at earlier tokens, needs "
+                f"sequences (B, N, d). Received: shape {tuple(input_shape)}"
             )
         context_shape = None
         if self.norm is not None:
@@ -168,10 +187,12 @@ class HamiltonianBlock(keras.layers.Layer):
 
     def kinetic_energy(self, p):
         """`T = 1/2 p^T M^-1 p`, `(..., d / 2) -> (...)`."""
+        (p,) = self._tensors(p)
         return 0.5 * ops.sum(p * p / self.masses(), axis=-1)
 
     def energy(self, q, p, context=None):
         """`H = T + V`, float tensors `(..., d / 2) -> (...)`."""
+        (q,) = self._tensors(q)
         return self.kinetic_energy(p) + self.potential.energy(q, context)
 
     def context(self, h, training=False):
@@ -202,8 +223,7 @@ class HamiltonianBlock(keras.layers.Layer):
         """
         return self._integrate(
             self.potential.freeze(context),
-            q,
-            p,
+            *self._tensors(q, p),
             num_steps=self.num_steps if num_steps is None else num_steps,
             step_size=self.step_size if step_size is None else step_size,
             reverse=reverse,
@@ -236,6 +256,13 @@ class HamiltonianBlock(keras.layers.Layer):
         if not self.return_energies:
             return out
         return out, sum(self.energies(states, context))
+
+    def _tensors(self, *arrays):
+        if not self.built:
+            raise ValueError(
+                "The block has no weights yet: call build(input_shape) first"
+            )
+        return [ops.convert_to_tensor(a, dtype="float32") for a in arrays]
 
     def _integrate(self, landscape, q, p, num_steps, step_size, reverse=False):
         inverse_mass = 1.0 / self.masses()
@@ -304,6 +331,7 @@ class HamiltonianBlock(keras.layers.Layer):
             "integrator": self.integrator,
             "dropout": self.dropout_rate,
             "energy_tokens": self.energy_tokens,
+            "energy_weight": self.energy_weight,
             "spread_floor": self.spread_floor,
             "return_energies": self.return_energies,
         }

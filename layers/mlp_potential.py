@@ -27,7 +27,8 @@ class MLPPotential(Potential):
     `V(0; c) = 0`: a term that depends on the context alone has no force, and
     would let energies of different tokens differ by anything.
 
-    At first V is nearly flat.
+    At first the wells are shallow and the springs weak (k = 0.018), but a
+    context of unit size pulls with a force of order one.
 
     Args:
         hidden_dim: int, hidden width m, or `None` for four times the number of

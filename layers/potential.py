@@ -57,11 +57,15 @@ class Potential(keras.layers.Layer):
 
     def energy(self, q, context=None):
         """`V(q; c)`, float tensor `(...)` of positions `(..., n)`."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} lacks the method energy(q, context=None)"
+        )
 
     def force(self, q, context=None):
         """`-grad_q V(q; c)`, float tensor `(..., n)`."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} lacks the method force(q, context=None)"
+        )
 
     def build(self, q_shape, context_shape=None):
         self.built = True

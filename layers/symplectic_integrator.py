@@ -1,8 +1,8 @@
 """Steps of Hamilton's equations with a separable Hamiltonian."""
 
 import itertools
-import math
 
+from .._checks import check_integer, check_real
 from .runge_kutta import TABLEAUX, runge_kutta
 
 _W1 = 1 / (2 - 2 ** (1 / 3))
@@ -26,15 +26,8 @@ def check_steps(step_size, num_steps, method):
         ValueError: if `step_size` is not a positive number, `num_steps` not a
             positive integer or `method` unknown.
     """
-    if not 0 < step_size < math.inf:
-        raise ValueError(
-            f"`step_size` must be positive and finite. Received: {step_size}"
-        )
-    if not isinstance(num_steps, int) or num_steps < 1:
-        raise ValueError(
-            "`num_steps` must be an integer of at least 1. "
-            f"Received: {num_steps!r}"
-        )
+    check_real("step_size", step_size, "above 0", lambda size: size > 0)
+    check_integer("num_steps", num_steps, 1)
     if method not in METHODS:
         raise ValueError(
             f"The integrator must be one of {METHODS}. Received: {method!r}"

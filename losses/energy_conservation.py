@@ -3,6 +3,12 @@
 import keras
 from keras import ops
 
+from .._checks import check_real
+
+# Energies closer together than this part of their first spread are all alike:
+# there is no unit to measure an error in.
+LEAST_RATIO = 1e-3
+
 
 def initial_spread(trace):
     """Standard deviation of the initial energies over all trajectories."""
@@ -25,21 +31,24 @@ class EnergyConservation:
     through `sigma`, so the first term does not change under `E -> a E + b`:
     shrinking the energy scale is not rewarded. Energies of different inputs are
     never asked to agree; the second term, which needs the spread at
-    initialisation, resists their collapse to one value.
+    initialisation, resists their collapse to one value. Where `sigma` is less
+    than a thousandth of `sigma_init`, the first term is left out.
 
     Args:
         spread_floor: float in `[0, 1]`, the fraction of the initial spread
             below which the second term sets in. Defaults to `0.5`.
 
     Call arguments:
-        trace: float tensor `(..., S + 1)` of energies, S >= 1.
+        trace: float tensor `(..., S + 1)` of energies, one axis or more of
+            trajectories, S >= 1.
         initial: scalar `sigma_init`, or `None` for no second term.
 
     Returns:
         Scalar float32 tensor.
 
     Raises:
-        ValueError: if `spread_floor` is out of its range.
+        ValueError: if `spread_floor` is out of its range, or a trace has no
+            axis of trajectories or fewer than two energies.
 
     Example:
     >>> loss = EnergyConservation()
@@ -49,22 +58,29 @@ class EnergyConservation:
     """
 
     def __init__(self, spread_floor=0.5):
-        if not 0 <= spread_floor <= 1:
-            raise ValueError(
-                f"`spread_floor` must be in [0, 1]. Received: {spread_floor}"
-            )
+        check_real(
+            "spread_floor", spread_floor, "in [0, 1]", lambda f: 0 <= f <= 1
+        )
         self.spread_floor = spread_floor
 
     def __call__(self, trace, initial=None):
-        trace = ops.cast(trace, "float32")
+        trace = ops.cast(ops.convert_to_tensor(trace), "float32")
+        if len(trace.shape) < 2 or trace.shape[-1] in (0, 1):
+            raise ValueError(
+                "`trace` must hold energies (..., S + 1) of several "
+                f"trajectories, S > 0. Received: shape {tuple(trace.shape)}"
+            )
         start = trace[..., 0]
+        error = ops.mean(ops.square(trace[..., 1:] - start[..., None]))
         # Of equal energies a spread would have no gradient.
         variance = ops.maximum(ops.var(start), 1e-24)
-        error = ops.square(trace[..., 1:] - start[..., None])
-        loss = ops.mean(error) / variance
         if initial is None:
-            return loss
+            return error / variance
         ratio = ops.sqrt(variance) / initial
+        least = ops.square(LEAST_RATIO * initial)
+        loss = ops.where(
+            ratio < LEAST_RATIO, 0.0, error / ops.maximum(variance, least)
+        )
         return loss + ops.square(ops.maximum(self.spread_floor - ratio, 0.0))
 
     def get_config(self):

@@ -5,6 +5,8 @@ import math
 import keras
 from keras import ops
 
+from .._checks import check_real
+
 
 @keras.saving.register_keras_serializable(package="orrery")
 class EnergyDrift(keras.metrics.Metric):
@@ -32,8 +34,8 @@ class EnergyDrift(keras.metrics.Metric):
         sample_weight: `(...)` or the leading axes of it; 1 by default.
 
     Returns:
-        `result()`: the drift, a scalar; 0 before any trajectory was seen.
-        `results()` adds the controls.
+        `result()`: the drift, a scalar; 0 before any trajectory was seen, NaN
+        or infinite where all energies are equal. `results()` adds the controls.
 
     Raises:
         ValueError: if an argument is out of its range, or a trace has fewer
@@ -55,15 +57,16 @@ class EnergyDrift(keras.metrics.Metric):
         **kwargs,
     ):
         super().__init__(name=name, dtype=dtype, **kwargs)
-        if reference_spread is not None and not reference_spread > 0:
-            raise ValueError(
-                "`reference_spread` must be above 0, or None. "
-                f"Received: {reference_spread}"
+        if reference_spread is not None:
+            check_real(
+                "reference_spread",
+                reference_spread,
+                "above 0, or None",
+                lambda spread: spread > 0,
             )
-        if not 0 <= spread_floor <= 1:
-            raise ValueError(
-                f"`spread_floor` must be in [0, 1]. Received: {spread_floor}"
-            )
+        check_real(
+            "spread_floor", spread_floor, "in [0, 1]", lambda f: 0 <= f <= 1
+        )
         self.reference_spread = reference_spread
         self.spread_floor = spread_floor
         for sum_name in (
@@ -92,15 +95,26 @@ class EnergyDrift(keras.metrics.Metric):
             given = ops.cast(ops.convert_to_tensor(sample_weight), self.dtype)
             while len(given.shape) < len(start.shape):
                 given = ops.expand_dims(given, -1)
+            for axis, (size, other) in enumerate(
+                zip(given.shape, start.shape, strict=True)
+            ):
+                if None not in (size, other) and size not in (1, other):
+                    raise ValueError(
+                        "`sample_weight` must have the leading axes of "
+                        f"`y_pred`, whose axis {axis} is {other} long. "
+                        f"Received: shape {tuple(given.shape)}"
+                    )
             weight = weight * given
         start, weight = ops.reshape(start, (-1,)), ops.reshape(weight, (-1,))
         excursion = ops.max(ops.abs(trace - trace[..., :1]), axis=-1)
         self.excursion.assign_add(
             ops.sum(ops.reshape(excursion, (-1,)) * weight)
         )
-        # Half a batch away lies another sequence.
+        # Half a batch away lies a trajectory of another sequence, where there
+        # is one, and where there is one trajectory, that one.
         shift = ops.shape(start)[0] // 2
         pair_weight = weight * ops.roll(weight, shift)
+        pair_weight = pair_weight * ops.cast(shift > 0, self.dtype)
         difference = ops.abs(start - ops.roll(start, shift))
         self.pairs.assign_add(ops.sum(pair_weight))
         self.pair_difference.assign_add(ops.sum(pair_weight * difference))
@@ -130,19 +144,19 @@ class EnergyDrift(keras.metrics.Metric):
         )
 
     def result(self):
-        mean = ops.divide_no_nan(
-            ops.convert_to_tensor(self.excursion),
-            ops.convert_to_tensor(self.count),
-        )
-        return ops.divide_no_nan(mean, self._spread())
+        count = ops.convert_to_tensor(self.count)
+        mean = ops.divide_no_nan(ops.convert_to_tensor(self.excursion), count)
+        # Equal energies must not look like kept ones.
+        return ops.where(count > 0, mean / self._spread(), 0.0)
 
     def results(self):
         """The drift and its controls.
 
         Returns:
-            dict of floats: `drift`; `spread`, sigma; `spread_ratio`, over the
-            reference (NaN without one); `shuffled_ratio`, the drift over that
-            of unrelated pairs, all NaN where there is nothing to divide by.
+            dict of floats: `drift`, as `result()` but NaN before anything was
+            seen; `spread`, sigma; `spread_ratio`, over the reference (NaN
+            without one); `shuffled_ratio`, the drift over that of unrelated
+            pairs, NaN where there is nothing to divide by.
         """
         spread = float(self._spread())
         pairs = float(ops.convert_to_tensor(self.pairs))
@@ -153,7 +167,7 @@ class EnergyDrift(keras.metrics.Metric):
         mean = excursion / count if count else 0.0
         reference = self.reference_spread
         return {
-            "drift": mean / spread if spread else math.nan,
+            "drift": float(self.result()) if count else math.nan,
             "spread": spread,
             "spread_ratio": spread / reference if reference else math.nan,
             "shuffled_ratio": mean / unrelated if unrelated else math.nan,

@@ -170,7 +170,7 @@ def without_potential(model, x, y, batch_size):
 
 def drawn_traces(model, tokens):
     """Energies of a few tokens along the steps, and their spread, per block."""
-    kinetic, potential, _ = energy_traces(model, tokens)
+    kinetic, potential, *_ = energy_traces(model, tokens)
     energies = (kinetic + potential).astype("float64")
     n, layers, length, steps = energies.shape
     flat = energies.transpose(1, 0, 2, 3).reshape(layers, n * length, steps)

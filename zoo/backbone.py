@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from .._checks import check_integer, check_real
 from ..layers.causal_attention import CausalSelfAttention
 from ..layers.koopman_operator import KoopmanOperator
 from ..layers.language_head import LanguageHead
@@ -56,15 +57,10 @@ class LanguageBackbone(KoopmanForwardModel):
             ("dim", dim),
             ("num_layers", num_layers),
         ):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"`{name}` must be a positive integer. Received: {value!r}"
-                )
-        if not 0 <= dropout < 1:
-            raise ValueError(
-                f"`dropout` must be in [0, 1). Received: {dropout}"
-            )
-        mixers = [mixer] * num_layers if isinstance(mixer, str) else list(mixer)
+            check_integer(name, value, 1)
+        check_real("dropout", dropout, "in [0, 1)", lambda rate: 0 <= rate < 1)
+        one = isinstance(mixer, str) or mixer is None
+        mixers = [mixer] * num_layers if one else list(mixer)
         for name in mixers:
             if name not in MIXERS:
                 raise ValueError(
@@ -74,6 +70,11 @@ class LanguageBackbone(KoopmanForwardModel):
             raise ValueError(
                 "`mixer` must name one mixer, or one per block. Received: "
                 f"{len(mixers)} mixers for num_layers={num_layers}"
+            )
+        if koopman is not None and not isinstance(koopman, dict):
+            raise ValueError(
+                "`koopman` must be a dict of arguments of KoopmanOperator, or "
+                f"None. Received: {koopman!r}"
             )
         shares = row_shares(replacement, num_layers)
         if koopman is None and (any(shares) or replaced):

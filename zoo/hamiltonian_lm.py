@@ -2,6 +2,7 @@
 
 import keras
 
+from .._checks import check_real
 from ..layers.attention_potential import AttentionPotential
 from ..layers.hamiltonian import HamiltonianBlock
 from ..layers.mlp_potential import MLPPotential
@@ -39,6 +40,9 @@ class HamiltonianLM(LanguageBackbone):
         step_size: float > 0, time of a step. Defaults to `0.25`.
         integrator: see `HamiltonianBlock`. Defaults to `"leapfrog"`.
         energy_tokens: see `HamiltonianBlock`. Defaults to `128`.
+        energy_weight: float >= 0, lambda, the weight of the mean over blocks
+            of their losses on energy. `LagrangeMultiplier` starts from it.
+            Defaults to `0`.
         dropout: float in `[0, 1)`, rate on the embedding, on the context and
             before the head. Defaults to `0.1`.
         tie_embeddings: see `KoopmanLM`. Defaults to `True`.
@@ -89,6 +93,7 @@ class HamiltonianLM(LanguageBackbone):
         step_size=0.25,
         integrator="leapfrog",
         energy_tokens=128,
+        energy_weight=0.0,
         dropout=0.1,
         tie_embeddings=True,
         koopman=None,
@@ -103,6 +108,10 @@ class HamiltonianLM(LanguageBackbone):
             raise ValueError(
                 f"`coupling` must be one of {COUPLINGS}. Received: {coupling!r}"
             )
+
+        check_real(
+            "energy_weight", energy_weight, "from 0 on", lambda w: w >= 0
+        )
 
         def make_block(mixer, name, dtype):
             if coupling == "attention_energy":
@@ -122,6 +131,7 @@ class HamiltonianLM(LanguageBackbone):
                 integrator=integrator,
                 dropout=dropout,
                 energy_tokens=energy_tokens,
+                energy_weight=energy_weight / num_layers,
                 name=name,
                 dtype=dtype,
             )
@@ -149,6 +159,7 @@ class HamiltonianLM(LanguageBackbone):
         self.step_size = step_size
         self.integrator = integrator
         self.energy_tokens = energy_tokens
+        self.energy_weight = energy_weight
 
     def get_config(self):
         return {
@@ -160,4 +171,5 @@ class HamiltonianLM(LanguageBackbone):
             "step_size": self.step_size,
             "integrator": self.integrator,
             "energy_tokens": self.energy_tokens,
+            "energy_weight": self.energy_weight,
         }

@@ -12,7 +12,7 @@ from orrery.layers import EnergyAccount, HamiltonianBlock, MLPPotential
 X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
 
 
-def make(energy_tokens=64, step_size=0.5):
+def make(energy_tokens=64, step_size=0.5, energy_weight=0.0):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4,))
     h = inputs
@@ -21,6 +21,7 @@ def make(energy_tokens=64, step_size=0.5):
             MLPPotential(16),
             step_size=step_size,
             energy_tokens=energy_tokens,
+            energy_weight=energy_weight,
             name=f"block_{index}",
         )(h)
     model = keras.Model(inputs, h)
@@ -79,7 +80,7 @@ def test_history_and_what_is_in_force():
     assert all(0 < d < 1 for d in history["energy_drift"])
     assert all(0 < r for r in history["energy_spread_ratio"])
     weights = [float(a.weight) for a in accounts(model)]
-    assert weights == [pytest.approx(history["energy_multiplier"][2] / 2)] * 2
+    assert weights == [pytest.approx(multiplier.multiplier / 2)] * 2
 
 
 def test_the_penalty_lowers_the_drift():
@@ -147,12 +148,31 @@ def test_evaluation_changes_no_account():
 
 def test_saved_with_the_model(tmp_path):
     model = make()
-    fit(model, LagrangeMultiplier(initial=1.5), epochs=1)
+    multiplier = LagrangeMultiplier(initial=1.5)
+    fit(model, multiplier, epochs=1)
+    assert multiplier.multiplier > 1.5
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert [float(a.weight) for a in accounts(loaded)] == [0.75, 0.75]
+    held = [float(a.weight) for a in accounts(loaded)]
+    assert held == [pytest.approx(multiplier.multiplier / 2)] * 2
     for old, new in zip(accounts(model), accounts(loaded), strict=True):
         assert float(old.first_spread) == float(new.first_spread) > 0
+
+
+def test_a_further_fit_goes_on_with_what_the_model_holds():
+    model = make()
+    multiplier = LagrangeMultiplier(initial=1.5)
+    fit(model, multiplier, epochs=1)
+    history = fit(model, LagrangeMultiplier(), epochs=1)
+    assert history["energy_multiplier"] == [
+        pytest.approx(multiplier.multiplier)
+    ]
+    assert multiplier.multiplier > 1.5
+    # Lambda given as a number, at first.
+    model = make(energy_weight=0.25)
+    history = fit(model, LagrangeMultiplier(rate=0.0), epochs=1)
+    assert history["energy_multiplier"] == [0.5]
+    assert history["energy_contribution"][0] > 0
 
 
 def test_resumes_with_its_state(tmp_path):
@@ -216,6 +236,9 @@ def test_the_model_needs_an_account():
         ({"initial": 20.0}, "initial"),
         ({"smoothing": 1.0}, "smoothing"),
         ({"warmup": -1}, "warmup"),
+        ({"warmup": 1.5}, "warmup"),
+        ({"target": np.inf}, "target"),
+        ({"target": None}, "target"),
     ],
 )
 def test_bad_arguments_are_named(change, message):

@@ -46,6 +46,33 @@ def test_reset_keeps_the_first_spread():
     assert account.measures()["spread_ratio"] == pytest.approx(0.5, rel=1e-4)
 
 
+def test_one_trajectory_alone_leaves_no_trace():
+    """It has no spread: a last batch of one must not count as a collapse."""
+    account = EnergyAccount(weight=3.0)
+    account(ops.convert_to_tensor(TRACE))
+    before = account.measures()
+    account(ops.convert_to_tensor(TRACE[:1, :1]))
+    assert account.measures() == before
+    assert float(account.losses[-1]) == 0.0
+    fresh = EnergyAccount(weight=3.0)
+    fresh(ops.convert_to_tensor(TRACE[:1, :1]))
+    assert float(fresh.first_spread) == 0.0
+    fresh(ops.convert_to_tensor(TRACE))
+    assert fresh.measures() == before
+
+
+def test_energies_all_alike_have_no_drift_but_a_spread():
+    account = EnergyAccount(weight=2.0)
+    account(ops.convert_to_tensor(TRACE))
+    drift = account.measures()["drift"]
+    alike = TRACE - TRACE[..., :1]  # every trajectory starts at 0
+    account(ops.convert_to_tensor(alike))
+    measures = account.measures()
+    assert measures["drift"] == pytest.approx(drift)
+    assert measures["spread_ratio"] == pytest.approx(0.5)
+    assert float(account.losses[-1]) == pytest.approx(2.0 * 0.5**2)
+
+
 def test_a_trace_that_is_not_finite_is_left_out():
     account = EnergyAccount()
     broken = TRACE.copy()

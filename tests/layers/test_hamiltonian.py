@@ -343,6 +343,25 @@ def test_a_potential_of_ones_own_is_saved(tmp_path):
         (lambda: HamiltonianBlock(energy_tokens=-1), ValueError, "energy_tok"),
         (lambda: HamiltonianBlock(spread_floor=2.0), ValueError, "spread_fl"),
         (lambda: HamiltonianBlock("mlp"), TypeError, "Potential"),
+        (lambda: HamiltonianBlock(mixer="attention"), TypeError, "mixer"),
+        (lambda: HamiltonianBlock(step_size=None), ValueError, "step_size"),
+        (lambda: HamiltonianBlock(num_steps=True), ValueError, "num_steps"),
+        (lambda: HamiltonianBlock(dropout=5.0), ValueError, "dropout"),
+        (lambda: HamiltonianBlock(energy_weight=-1), ValueError, "weight"),
+        (
+            lambda: HamiltonianBlock().build((None, None)),
+            ValueError,
+            "width",
+        ),
+        (
+            lambda: HamiltonianBlock(mixer=CausalSelfAttention(2)).build(
+                (3, 8)
+            ),
+            ValueError,
+            r"\(B, N, d\)",
+        ),
+        (lambda: HamiltonianBlock().energy(X, X), ValueError, "build"),
+        (lambda: Potential().force(X), NotImplementedError, "force"),
     ],
 )
 def test_bad_arguments_are_named(make, error, message):

@@ -46,7 +46,23 @@ def test_equal_energies_are_finite():
     assert np.isfinite(float(EnergyConservation()(np.ones((4, 3)), 1.0)))
 
 
-@pytest.mark.parametrize("floor", [-0.1, 1.5, float("nan")])
+def test_energies_all_alike_leave_the_floor_alone():
+    """Nothing to measure an error in; the collapse itself is punished."""
+    loss = EnergyConservation(0.5)
+    trace = np.array([[1.0, 1.5], [1.0, 3.0]], "float32")
+    assert float(loss(trace, 1.0)) == pytest.approx(0.25)
+    # A thousandth of the first spread apart is enough to count.
+    apart = np.array([[1.0, 1.0], [1.01, 1.02]], "float32")
+    assert float(loss(apart, 1.0)) == pytest.approx(2.0 + 0.495**2, rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (5,), ()])
+def test_bad_trace(shape):
+    with pytest.raises(ValueError, match="trace"):
+        EnergyConservation()(np.ones(shape))
+
+
+@pytest.mark.parametrize("floor", [-0.1, 1.5, float("nan"), None])
 def test_bad_floor(floor):
     with pytest.raises(ValueError, match="spread_floor"):
         EnergyConservation(floor)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from keras import ops
 from orrery.metrics import EnergyDrift
 from orrery.testing import run_metric_contract
 
@@ -79,7 +80,22 @@ def test_collapse_raises_the_alarm_and_no_drift_does():
     assert collapsed.results()["spread_ratio"] < 0.5
 
 
+def test_a_collapse_that_drifts_is_not_perfect():
+    metric = seen(np.array([[1.0, 1.5], [1.0, 3.0]], "float32"))
+    assert float(metric.result()) == metric.results()["drift"] == np.inf
+
+
+def test_one_trajectory_is_no_pair():
+    assert np.isnan(seen([[1.0, 1.5]]).results()["shuffled_ratio"])
+    metric = seen(TRACE)
+    before = metric.results()["shuffled_ratio"]
+    metric.update_state(None, TRACE[0, 0])
+    pairs = float(ops.convert_to_numpy(metric.pairs))
+    assert pairs == TRACE[..., 0].size and before > 0
+
+
 def test_equal_energies_and_no_trajectory():
+    assert np.isnan(float(seen(np.ones((3, 2))).result()))
     assert np.isnan(seen(np.ones((3, 2))).results()["drift"])
     assert float(EnergyDrift().result()) == 0.0
     with pytest.raises(ValueError, match="reference_spread"):
@@ -92,6 +108,10 @@ def test_equal_energies_and_no_trajectory():
         (lambda: EnergyDrift(reference_spread=0.0), "reference_spread"),
         (lambda: EnergyDrift(spread_floor=1.5), "spread_floor"),
         (lambda: seen(np.ones((3, 1))), "y_pred"),
+        (
+            lambda: EnergyDrift().update_state(None, TRACE, np.ones(4)),
+            "sample_weight",
+        ),
     ],
 )
 def test_bad_arguments_are_named(make, message):

@@ -4,10 +4,16 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from orrery.zoo import HamiltonianLM
-from orrery.zoo.energy_measures import energy_traces, evaluate_energies
+from orrery.layers import HamiltonianBlock, HarmonicPotential
+from orrery.zoo import HamiltonianLM, KoopmanLM
+from orrery.zoo.energy_measures import (
+    energy_traces,
+    evaluate_energies,
+    step_angle,
+)
 
-TOKENS = np.random.default_rng(0).integers(0, 50, (5, 12)).astype("int32")
+RNG = np.random.default_rng(0)
+TOKENS = RNG.integers(0, 50, (5, 12)).astype("int32")
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +25,7 @@ def model():
 
 
 def test_traces_of_the_blocks(model):
-    kinetic, potential, kick = energy_traces(model, TOKENS, batch_size=2)
+    kinetic, potential, kick, _ = energy_traces(model, TOKENS, batch_size=2)
     assert kinetic.shape == potential.shape == (5, 2, 12, 5)
     states = model.trajectory(ops.convert_to_tensor(TOKENS))
     for index, block in enumerate(model.blocks):
@@ -37,7 +43,7 @@ def test_traces_of_the_blocks(model):
 
 
 def test_measures_equal_numpy(model):
-    kinetic, potential, kick = energy_traces(model, TOKENS)
+    kinetic, potential, kick, angle = energy_traces(model, TOKENS)
     for index, row in enumerate(evaluate_energies(model, TOKENS, 2)):
         trace = (kinetic + potential)[:, index].astype("float64")
         start, wells = trace[..., 0], potential[:, index, :, 0]
@@ -50,6 +56,60 @@ def test_measures_equal_numpy(model):
             share / start.var(), rel=1e-3
         )
         assert row["kick"] == pytest.approx(kick[:, index].mean(), rel=1e-4)
+        assert row["step_angle"] == pytest.approx(angle[:, index].max())
+
+
+def test_the_step_angle_is_that_of_the_stiffest_direction():
+    """A spring `omega` at every position, and masses that are not one."""
+    block = HamiltonianBlock(HarmonicPotential(3.0), step_size=0.1)
+    block.build((None, 6))
+    masses = np.array([1.0, 0.25, 4.0])
+    block.mass_parameter.assign(np.log(np.expm1(masses)))
+    q = ops.convert_to_tensor(RNG.normal(size=(5, 3)).astype("float32"))
+    angle = ops.convert_to_numpy(step_angle(block, q, None, iterations=12))
+    np.testing.assert_allclose(angle, 0.1 * 3.0 / 0.25**0.5, rtol=1e-3)
+
+
+def test_the_step_angle_equals_the_hessian_of_a_learned_potential(model):
+    block = model.blocks[0]
+    h = model.trajectory(ops.convert_to_tensor(TOKENS[:1, :4]))[0]
+    context = block.context(h)
+    q = ops.convert_to_numpy(h)[..., :8].astype("float64")
+    angle = ops.convert_to_numpy(
+        step_angle(block, ops.convert_to_tensor(q, "float32"), context, 60)
+    )
+    weights = {
+        w.name: ops.convert_to_numpy(w).astype("float64")
+        for w in block.potential.weights
+    }
+    c = ops.convert_to_numpy(context).astype("float64")
+    kernel = weights["position_kernel"]
+    s = q @ kernel + c @ weights["context_kernel"] + weights["bias"]
+    wells = weights["amplitude"] + c @ weights["context_amplitude"]
+    wells = wells / np.cosh(s) ** 2
+    hessian = np.einsum("im,btm,jm->btij", kernel, wells, kernel)
+    hessian += np.diag(np.log1p(np.exp(weights["curvature"])))
+    expected = np.abs(np.linalg.eigvalsh(hessian)).max(-1)
+    np.testing.assert_allclose(
+        angle, block.step_size * np.sqrt(expected), rtol=0.02
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "tokens", "error", "message"),
+    [
+        (lambda m: m, TOKENS[:0], ValueError, "tokens"),
+        (
+            lambda m: KoopmanLM(50, 16, 1, 2, hidden_dim=24),
+            TOKENS,
+            TypeError,
+            "HamiltonianBlock",
+        ),
+    ],
+)
+def test_bad_input_is_named(model, make, tokens, error, message):
+    with pytest.raises(error, match=message):
+        evaluate_energies(make(model), tokens)
 
 
 def test_the_spread_is_compared_with_that_at_initialisation(model):

@@ -201,11 +201,26 @@ def test_shares_names_and_shapes_with_the_koopman_model():
 
 def test_a_last_batch_of_another_size_changes_nothing():
     """Energies are compared within a token's own trajectory alone."""
-    model = make(energy_tokens=LENGTH)
-    x, y = text(6)
-    model.compile(keras.optimizers.SGD(0.0))
-    model.fit({"tokens": x, "targets": y}, batch_size=4, verbose=0)
-    assert all(np.isfinite(b.account.measures()["drift"]) for b in model.blocks)
+    x, y = text(4)
+    losses = {}
+    # Blocks of a single token: the fifth is a batch of one trajectory.
+    for rows in (4, 5):
+        model = make(energy_tokens=4, energy_weight=1.0)
+        model.compile(keras.optimizers.SGD(0.0))
+        ones = np.resize(x[:, :1], (rows, 1)), np.resize(y[:, :1], (rows, 1))
+        losses[rows] = model.fit(
+            dict(zip(("tokens", "targets"), ones, strict=True)),
+            batch_size=4,
+            shuffle=False,
+            verbose=0,
+        ).history["loss"]
+        measures = [block.account.measures() for block in model.blocks]
+        losses[rows] += [m["drift"] for m in measures]
+        losses[rows] += [m["contribution"] for m in measures]
+    # The loss itself is a mean over one token more.
+    assert losses[5][0] == pytest.approx(losses[4][0], rel=0.1)
+    assert losses[5][1:] == pytest.approx(losses[4][1:], rel=1e-6)
+    assert losses[4][-1] > 0
 
 
 @pytest.mark.parametrize(
@@ -219,6 +234,10 @@ def test_a_last_batch_of_another_size_changes_nothing():
         ({"hidden_dim": 0}, "hidden_dim"),
         ({"mixer": "x"}, "mixer"),
         ({"energy_tokens": -1}, "energy_tokens"),
+        ({"energy_weight": -1.0}, "energy_weight"),
+        ({"energy_weight": 1.0, "energy_tokens": 0}, "energy_tokens"),
+        ({"koopman": True}, "koopman"),
+        ({"mixer": None}, "mixer"),
     ],
 )
 def test_bad_arguments(changes, argument):

@@ -1,0 +1,30 @@
+"""Errors that name the argument, what it was, and what is allowed."""
+
+import math
+import numbers
+
+
+def check_real(name, value, allowed, fine):
+    """Raise a ValueError unless `value` is a finite number and `fine` of it."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, numbers.Real)
+        or not math.isfinite(value)
+        or not fine(value)
+    ):
+        raise ValueError(
+            f"`{name}` must be a finite number {allowed}. Received: {value!r}"
+        )
+
+
+def check_integer(name, value, least):
+    """Raise a ValueError unless `value` is an integer of at least `least`."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, numbers.Integral)
+        or value < least
+    ):
+        raise ValueError(
+            f"`{name}` must be an integer of at least {least}. "
+            f"Received: {value!r}"
+        )
