@@ -13,7 +13,8 @@ def check_real(name, value, allowed, fine):
         or not fine(value)
     ):
         raise ValueError(
-            f"`{name}` must be a finite number {allowed}. Received: {value!r}"
+            f"`{name}` must be a finite number {allowed}. "
+            f"Received: {name}={value!r}"
         )
 
 
@@ -26,5 +27,5 @@ def check_integer(name, value, least):
     ):
         raise ValueError(
             f"`{name}` must be an integer of at least {least}. "
-            f"Received: {value!r}"
+            f"Received: {name}={value!r}"
         )

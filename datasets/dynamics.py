@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .._checks import check_integer, check_real
 from .mechanical_systems import (
     henon_heiles_system,
     kepler_system,
@@ -171,13 +172,15 @@ def simulate(
 def _initial(system, count, seed, initial):
     if initial is None:
         return system.draw(np.random.default_rng([seed, 0]), count)
-    q, p = (np.asarray(part, "float64") for part in initial)
-    if q.shape != (count, system.dim) or p.shape != q.shape:
+    parts = [np.asarray(part, "float64") for part in initial]
+    shapes = [part.shape for part in parts]
+    if shapes != [(count, system.dim)] * 2:
         raise ValueError(
             "`initial` must be a pair of arrays of the shape "
-            f"{(count, system.dim)}. Received: {q.shape} and {p.shape}"
+            f"{(count, system.dim)}. Received: arrays of the shapes {shapes}"
         )
-    return q, p
+    _check_finite("initial", np.stack(parts))
+    return parts
 
 
 def _control(control, time, shape):
@@ -186,14 +189,26 @@ def _control(control, time, shape):
         return None
     if callable(control):
         values = [np.broadcast_to(control(t), shape[2:]) for t in time]
-        return np.broadcast_to(np.asarray(values, "float64"), shape).copy()
-    control = np.asarray(control, "float64")
-    if control.shape != shape:
+        values = np.broadcast_to(np.asarray(values, "float64"), shape).copy()
+    else:
+        values = np.asarray(control, "float64")
+    if values.shape != shape:
         raise ValueError(
             f"`control` must be a function or have the shape {shape}. "
-            f"Received: {control.shape}"
+            f"Received: {values.shape}"
         )
-    return control
+    # DOP853 would look for a step small enough for NaN, for ever.
+    _check_finite("control", values)
+    return values
+
+
+def _check_finite(name, array):
+    wrong = np.argwhere(~np.isfinite(array))
+    if len(wrong):
+        index = tuple(map(int, wrong[0]))
+        raise ValueError(
+            f"`{name}` must be finite. Received: {array[index]} at {index}"
+        )
 
 
 def _integrate(system, q, p, time, friction, u):
@@ -251,19 +266,7 @@ def _check(num_trajectories, num_points, step_size, seed, noise, friction):
         ("num_points", num_points, 2),
         ("seed", seed, 0),
     ):
-        if not isinstance(value, int | np.integer) or value < smallest:
-            raise ValueError(
-                f"`{name}` must be an integer of at least {smallest}. "
-                f"Received: {name}={value!r}"
-            )
-    if not 0 < step_size < np.inf:
-        raise ValueError(
-            "`step_size` must be positive and finite. "
-            f"Received: step_size={step_size}"
-        )
+        check_integer(name, value, smallest)
+    check_real("step_size", step_size, "above 0", lambda size: size > 0)
     for name, value in (("noise", noise), ("friction", friction)):
-        if not 0 <= value < np.inf:
-            raise ValueError(
-                f"`{name}` must be finite and not negative. "
-                f"Received: {name}={value}"
-            )
+        check_real(name, value, "from 0 on", lambda v: v >= 0)

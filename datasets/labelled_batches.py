@@ -29,7 +29,7 @@ class LabelledBatches(EpochOrder):
     Raises:
         TypeError: if `y` does not hold integers.
         ValueError: if the shapes do not fit, an example is not finite, or an
-            integer is too small.
+            integer, or a label, is too small.
 
     Example:
     >>> batches = LabelledBatches(np.eye(3), np.arange(3), 2, shuffle=False)
@@ -48,6 +48,11 @@ class LabelledBatches(EpochOrder):
         if not np.issubdtype(y.dtype, np.integer):
             raise TypeError(
                 f"`y` must hold integers. Received: dtype={y.dtype}"
+            )
+        if y.min() < 0:
+            raise ValueError(
+                f"`y` must not be negative. Received: {y.min()} as example "
+                f"{int(np.argmin(y))}"
             )
         if not np.isfinite(x).all():
             row = int(np.argwhere(~np.isfinite(x))[0, 0])

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-UNEVEN = 0.01
+from .time_grid import off_grid
 
 
 def read_trajectories(path):
@@ -32,7 +32,7 @@ def read_trajectories(path):
         FileNotFoundError: if there is no such file.
         ValueError: if a column is missing, an entry is not a finite number, a
             trajectory has one point only, or the steps of time are not all
-            equal (within 1 %); names the file, the row and the column.
+            equal (within 2 %); names the file, the row and the column.
     """
     path = pathlib.Path(path).expanduser()
     if not path.is_file():
@@ -88,18 +88,6 @@ def write_trajectories(path, data):
                 writer.writerow([index, *(repr(float(x)) for x in row)])
 
 
-def time_step(data):
-    """The time between two points of trajectories, a float.
-
-    Args:
-        data: dict with `t` and perhaps `length`, as `simulate` and
-            `read_trajectories` give them.
-    """
-    t = np.asarray(data["t"])
-    steps = np.diff(t, axis=-1)
-    return float(np.nanmean(steps))
-
-
 def _width(array):
     return array.shape[-1]
 
@@ -139,26 +127,26 @@ def _number(text, path, row, column):
 
 
 def _check_time(trajectories, path):
-    """All points lie on grids of one step."""
+    """The points of every trajectory lie on a grid, all of one step."""
     for name, values in trajectories.items():
         if len(values) < 2:
             raise ValueError(
                 f"{path}, trajectory {name!r} has one row only; it needs two "
                 "points at least."
             )
-    first = next(iter(trajectories.values()))
-    step = (first[-1][0] - first[0][0]) / (len(first) - 1)
-    for name, values in trajectories.items():
-        t = np.array([value[0] for value in values])
-        grid = t[0] + step * np.arange(len(t))
-        far = np.abs(t - grid) > UNEVEN * abs(step)
-        if step <= 0 or far.any():
-            k = int(np.argmax(far))
+    times = {
+        name: np.array([value[0] for value in values])
+        for name, values in trajectories.items()
+    }
+    longest = max(times.values(), key=len)
+    step = (longest[-1] - longest[0]) / (len(longest) - 1)
+    for name, t in times.items():
+        wrong = off_grid(t, step)
+        if wrong:
             raise ValueError(
-                f"{path}, column 't': trajectory {name!r} must have points at "
-                f"equal steps of time, {step:g} as in the first trajectory. "
-                f"Received: t={t[k]:g} as its point {k}, where {grid[k]:g} "
-                "would follow"
+                f"{path}, column 't': trajectory {name!r} must have rising "
+                f"times at equal steps, {step:g} as in the longest one. "
+                f"Received: {wrong}"
             )
 
 

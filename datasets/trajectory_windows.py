@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from .._checks import check_integer
 from .epoch_order import EpochOrder
+from .time_grid import off_grid, time_step
 
 
 class TrajectoryWindows(EpochOrder):
@@ -15,8 +17,10 @@ class TrajectoryWindows(EpochOrder):
 
     Args:
         data: dict of arrays `q`, `p` `(trajectories, points, n)`, perhaps `u`
-            `(trajectories, points, m)` and `length` `(trajectories,)`, as
-            `simulate` and `read_trajectories` give them.
+            `(trajectories, points, m)`, `length` `(trajectories,)` and `t`
+            `(trajectories, points)`, as `simulate` and `read_trajectories`
+            give them. The step of `t` must be that of the model that learns
+            from them (`time_step`).
         num_steps: int, S >= 1, steps that follow the first state. Defaults to
             `10`.
         stride: int >= 1, points between the beginnings of two windows of a
@@ -34,8 +38,9 @@ class TrajectoryWindows(EpochOrder):
         p, the first among them; and weights `(batch_size, S + 1)`.
 
     Raises:
-        ValueError: if the shapes do not fit, a point is not finite, no
-            trajectory has S + 1 points, or an integer is too small.
+        ValueError: if the shapes do not fit, a point is not finite, the times
+            are not equally far apart, no trajectory has S + 1 points, or an
+            integer is too small.
 
     Example:
     >>> from orrery.datasets import pendulum
@@ -58,14 +63,12 @@ class TrajectoryWindows(EpochOrder):
         epoch=0,
     ):
         for name, value in (("num_steps", num_steps), ("stride", stride)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"`{name}` must be a positive integer. "
-                    f"Received: {name}={value!r}"
-                )
+            check_integer(name, value, 1)
         lengths = check_trajectories(data)
         self.states = np.concatenate([data["q"], data["p"]], axis=-1)
         self.controls = data.get("u")
+        if self.controls is not None:
+            self.controls = np.asarray(self.controls)
         self.num_steps = num_steps
         self.starts = np.array(
             [
@@ -106,8 +109,14 @@ def check_trajectories(data):
         Int array `(trajectories,)`.
 
     Raises:
-        ValueError: if the shapes do not fit or a point is not finite.
+        ValueError: if the shapes do not fit, a point is not finite, or the
+            times are not equally far apart.
     """
+    for name in "qp":
+        if name not in data:
+            raise ValueError(
+                f"`data` must hold the arrays q and p. Received: {list(data)}"
+            )
     q, p = np.asarray(data["q"]), np.asarray(data["p"])
     if q.ndim != 3 or q.shape != p.shape or 0 in q.shape:
         raise ValueError(
@@ -115,6 +124,14 @@ def check_trajectories(data):
             f"Received: {q.shape} and {p.shape}"
         )
     lengths = np.asarray(data.get("length", np.full(len(q), q.shape[1])))
+    if (
+        lengths.shape != (len(q),)
+        or not ((lengths > 0) & (lengths <= q.shape[1])).all()
+    ):
+        raise ValueError(
+            f"`data` must hold a length from 1 to {q.shape[1]} for each of the "
+            f"{len(q)} trajectories. Received: {lengths}"
+        )
     names = [name for name in "qpu" if name in data]
     for name in names:
         array = np.asarray(data[name])
@@ -131,4 +148,21 @@ def check_trajectories(data):
                 f"`data` must be finite. Received: {name} of trajectory "
                 f"{trajectory} is {array[trajectory, point]} at point {point}"
             )
+    if "t" in data and q.shape[1] > 1:
+        _check_times(np.asarray(data["t"]), lengths, q.shape[:2])
     return lengths
+
+
+def _check_times(t, lengths, shape):
+    if t.shape != shape:
+        raise ValueError(
+            f"`data` must hold t of the shape {shape}. Received: {t.shape}"
+        )
+    step = time_step({"t": t})
+    for index, length in enumerate(lengths):
+        wrong = off_grid(t[index, :length], step) if length > 1 else ""
+        if wrong:
+            raise ValueError(
+                "`data` must hold rising times at equal steps, "
+                f"{step:g} on average. Received: {wrong}, in trajectory {index}"
+            )

@@ -65,7 +65,7 @@ def run(arguments):
         print(f"\n=== {arm}: {ARMS[arm]} ===", flush=True)
         model = build(arm, parts, arguments)
         drawn = {"start": trace(model, parts)} if has_energy(model) else {}
-        history, seconds = train(
+        history = train(
             model, parts, folder / arm, settings[arm], arguments.resume
         )
         found = judge(model, parts, arguments.batch_size)
@@ -80,7 +80,7 @@ def run(arguments):
         measured[arm] = {
             "parameters": model.count_params(),
             "seconds": sum(history["seconds"]),
-            "processor_seconds": seconds,
+            "processor_seconds": sum(history["processor_seconds"]),
             **found,
         }
         write_json(folder / "metrics.json", measured)
@@ -144,12 +144,21 @@ def settings_of(arm, arguments):
     return {"arm": arm, **found}
 
 
+class ProcessorSeconds(keras.callbacks.Callback):
+    """Logs the seconds that this process, not the machine, took."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = time.process_time()
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["processor_seconds"] = time.process_time() - self.start
+
+
 def train(model, parts, folder, settings, resume):
     """AdamW under a cosine; only where the gradient comes from differs.
 
     Returns:
-        The history, and the processor time of this process: unlike seconds it
-        does not count what else the machine does. `None` for a resumed run.
+        The history.
     """
     check_state(folder, settings, resume)
     folder.mkdir(parents=True, exist_ok=True)
@@ -177,20 +186,18 @@ def train(model, parts, folder, settings, resume):
         seed=settings["seed"],
         config=settings,
     )
-    start = time.process_time()
     model.fit(
         batches,
         validation_data=valid,
         initial_epoch=state.initial_epoch,
         epochs=settings["epochs"],
         shuffle=False,
-        callbacks=[EpochSeconds(), state],
+        callbacks=[EpochSeconds(), ProcessorSeconds(), state],
         verbose=1 if sys.stdout.isatty() else 0,
     )
-    seconds = None if state.initial_epoch else time.process_time() - start
     write_history(folder / "history.csv", state.history)
     model.save(folder / "model.keras")
-    return state.history, seconds
+    return state.history
 
 
 def judge(model, parts, batch_size):

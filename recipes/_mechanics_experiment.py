@@ -41,7 +41,9 @@ def run(arguments):
             "versions": versions(),
         },
     )
-    measured = former_measures(folder) if arguments.resume else {"arms": {}}
+    measured = {"arms": {}}
+    if arguments.resume:
+        measured = former_measures(folder, arguments.rollout_steps)
     for arm in arguments.arms:
         print(f"\n=== {arm}: {ARMS[arm]} ===", flush=True)
         model = build(arm, problem, arguments)
@@ -72,11 +74,19 @@ def run(arguments):
     print(f"\nWrote {folder}/report.md, and what it shows beside it")
 
 
-def former_measures(folder):
+def former_measures(folder, rollout_steps):
+    """Of the arms that were judged by roll-outs as long as these."""
     path = folder / "metrics.json"
     if not path.exists():
         return {"arms": {}}
-    return json.loads(path.read_text(encoding="utf-8"))
+    arms = json.loads(path.read_text(encoding="utf-8"))["arms"]
+    return {
+        "arms": {
+            arm: measured
+            for arm, measured in arms.items()
+            if measured["rollout_steps"] == rollout_steps
+        }
+    }
 
 
 def announce(arguments, problem):

@@ -15,7 +15,7 @@ from orrery.datasets import (
     simulate,
 )
 from orrery.datasets.corpus import file_sha256
-from orrery.datasets.trajectory_file import time_step
+from orrery.datasets.time_grid import time_step
 
 SYSTEMS = {
     "pendulum": pendulum_system,
@@ -82,6 +82,11 @@ def load_problem(arguments):
     """The `Problem` that the flags describe."""
     if arguments.system not in SYSTEMS:
         return _from_file(arguments)
+    if arguments.seed in (TEST_SEED, VALID_SEED):
+        raise SystemExit(
+            f"--seed must not be {arguments.seed}: from it come the "
+            "trajectories that every run is judged on"
+        )
     system = SYSTEMS[arguments.system]()
 
     def make(count, points, seed, noise=0.0):

@@ -18,8 +18,16 @@ GOLDEN_STATES = 4
 
 def main():
     arguments, config, metrics = _publishing.arguments(__doc__.splitlines()[0])
-    if not config["system_known"]:
-        raise SystemExit("Only a network of a simulated system is published.")
+    settings = config["arguments"]
+    if (
+        not config["system_known"]
+        or settings["friction"]
+        or settings["control"]
+    ):
+        raise SystemExit(
+            "Only a network of a simulated system that keeps its energy is "
+            "published."
+        )
     for picture in PICTURES:
         path = arguments.run / f"{picture}.png"
         if path.exists():
@@ -44,12 +52,14 @@ def main():
 
 
 def metadata(arguments, config, measured, model):
+    from _mechanics_setup import SYSTEMS
+
     settings, system = config["arguments"], config["arguments"]["system"]
     state = f"(batch, {model.dim})"
     return {
         "description": f"A network that has learned the motion of a {system} "
         "from trajectories, as a separable Hamiltonian under a symplectic "
-        "integrator of order 4.",
+        f"integrator ({model.integrator}).",
         "task": "states of a mechanical system in, the trajectory behind "
         f"them out, {model.num_steps} steps of {model.step_size:g}; "
         "model.rollout(q, p, num_steps) goes on for any number",
@@ -73,8 +83,8 @@ def metadata(arguments, config, measured, model):
         "data": {
             "name": f"{system}, {settings['trajectories']} trajectories, "
             f"points {model.step_size:g} apart, seed {settings['seed']}",
-            "source": f"simulated anew by orrery.datasets.{system}_system; "
-            f"{config['source']['simulated']}",
+            "source": "simulated anew by orrery.datasets."
+            f"{SYSTEMS[system].__name__}; {config['source']['simulated']}",
             "licence": "Apache-2.0",
             "sha256": None,
         },
@@ -119,12 +129,16 @@ def command(settings):
     """The call that repeats the run, without paths of this machine."""
     names = ("system", "epochs", "batch_size", "learning_rate", "window")
     names += ("hidden_dim", "integrator", "trajectories", "step_size")
-    names += ("noise", "friction", "control")
+    names += ("noise", "rollout_steps")
     values = [
         f"--{name.replace('_', '-')} {settings[name]}"
         for name in (*names, "seed", "backend")
     ]
-    return f"python recipes/hamiltonian_mechanics.py {' '.join(values)}"
+    arms = " ".join(settings["arms"])
+    return (
+        f"python recipes/hamiltonian_mechanics.py {' '.join(values)} "
+        f"--arms {arms}"
+    )
 
 
 if __name__ == "__main__":

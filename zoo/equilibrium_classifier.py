@@ -131,6 +131,7 @@ class EquilibriumClassifier(keras.Model):
     ):
         """The mean cost of a batch, with the gradient that trains the model."""
         x = ops.cast(x, self.compute_dtype)
+        self._check_labels(y)
         labels = ops.cast(ops.reshape(y, (-1,)), "int32")
         target = ops.one_hot(labels, self.num_classes)
         relaxation = self.relaxation
@@ -172,6 +173,15 @@ class EquilibriumClassifier(keras.Model):
             raise ValueError(
                 f"`x` must have the shape (batch, {self.input_dim}). "
                 f"Received: {tuple(x.shape)}"
+            )
+
+    def _check_labels(self, y):
+        shape = None if y is None else tuple(y.shape)
+        if shape is None or len(shape) > 2 or shape[1:] not in ((), (1,)):
+            raise ValueError(
+                "`y` must hold one label per example, integers from 0 to "
+                f"{self.num_classes - 1}, (batch,). Received: "
+                + ("None" if shape is None else f"shape {shape}")
             )
 
     def compute_output_shape(self, input_shape):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from .._checks import check_integer
 from ..layers.potential import Landscape
 from ..layers.symplectic_integrator import check_steps, integrate
 from ..layers.two_layer_potential import TwoLayerPotential
@@ -106,6 +107,7 @@ class HamiltonianNet(MechanicalModel):
         super().__init__(
             dim, num_steps, step_size, num_controls, units, **kwargs
         )
+        check_integer("substeps", substeps, 1)
         check_steps(step_size, substeps, integrator)
         if potential is None:
             potential = TwoLayerPotential(
@@ -158,6 +160,7 @@ class HamiltonianNet(MechanicalModel):
     def energy(self, q, p):
         """H of states `(..., n)`, a tensor `(...)`, in the data's units."""
         unit = self.units
+        self.ensure_built()
         q, p = self.in_own_units(q, p)
         kinetic = 0.5 * ops.sum(p * p / self.masses(), axis=-1)
         scale = unit["q"] * unit["p"] / unit["t"]
@@ -234,7 +237,7 @@ class HamiltonianNet(MechanicalModel):
 
 def _check_mass(mass, dim):
     """`"diagonal"`, or a list of n positive floats."""
-    if mass == "diagonal":
+    if isinstance(mass, str) and mass == "diagonal":
         return mass
     masses = None if isinstance(mass, str) else np.asarray(mass, "float64")
     if (

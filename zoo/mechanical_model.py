@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from .._backend import compile_function
+from .._checks import check_integer, check_real
 from .mechanical_state import check_array, unpack
 from .presets import Presets
 from .rollout_loop import rollout_loop
@@ -70,18 +71,10 @@ class MechanicalModel(Presets, keras.Model):
             ("num_steps", num_steps, 1),
             ("num_controls", num_controls, 0),
         ):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"`{name}` must be an integer of at least {least}. "
-                    f"Received: {name}={value!r}"
-                )
-        if not 0 < step_size < np.inf:
-            raise ValueError(
-                "`step_size` must be positive and finite. "
-                f"Received: step_size={step_size}"
-            )
+            check_integer(name, value, least)
+        check_real("step_size", step_size, "above 0", lambda size: size > 0)
         unknown = set(units or ()) - set(UNITS)
-        if unknown or not all(x > 0 for x in (units or {}).values()):
+        if unknown or not all(0 < x < np.inf for x in (units or {}).values()):
             raise ValueError(
                 "`units` must give positive numbers for some of "
                 f"{list(UNITS)}. Received: units={units}"
@@ -100,6 +93,11 @@ class MechanicalModel(Presets, keras.Model):
                 name="control_kernel",
             )
 
+    def ensure_built(self):
+        """Make the weights, unless there are some."""
+        if not self.built:
+            self.build()
+
     # === Trajectories ===
     def stepper(self):
         """A function `(q, p, push, num_steps)` to all states on the way."""
@@ -111,6 +109,7 @@ class MechanicalModel(Presets, keras.Model):
 
     def field(self, q, p):
         """`dq/dt` and `dp/dt` of states `(..., n)`, without control."""
+        self.ensure_built()
         unit = self.units
         dq, dp = self.derivatives(*self.in_own_units(q, p))
         return dq * (unit["q"] / unit["t"]), dp * (unit["p"] / unit["t"])
@@ -168,16 +167,13 @@ class MechanicalModel(Presets, keras.Model):
             ("num_steps", num_steps),
             ("save_every", save_every),
         ):
-            if not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(
-                    f"`{name}` must be a positive integer. "
-                    f"Received: {name}={value!r}"
-                )
+            check_integer(name, value, 1)
         if num_steps % save_every:
             raise ValueError(
                 "`save_every` must divide `num_steps`. Received: "
                 f"save_every={save_every}, num_steps={num_steps}"
             )
+        self.ensure_built()
         arguments = [q / self.units["q"], p / self.units["p"]]
         if self.num_controls:
             shape = (len(q), num_steps, self.num_controls)

@@ -35,9 +35,19 @@ def unpack(inputs, dim, num_steps, num_controls):
         ValueError: if a width is not n, or the controls are not `(S, m)`.
     """
     if isinstance(inputs, dict):
+        if not {"q", "p"} <= set(inputs):
+            raise ValueError(
+                "`inputs` must have the keys 'q' and 'p', and 'controls' for a "
+                f"model with controls. Received: {list(inputs)}"
+            )
         q, p = inputs["q"], inputs["p"]
         controls = inputs.get("controls")
     elif isinstance(inputs, (tuple, list)):
+        if len(inputs) not in (2, 3):
+            raise ValueError(
+                "`inputs` must be (q, p) or (q, p, controls). Received: "
+                f"{len(inputs)} parts"
+            )
         q, p, controls = (*inputs, None)[:3]
     else:
         q, p = split_state(inputs)

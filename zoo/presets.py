@@ -1,6 +1,6 @@
 """Named architectures, and trained models by name: what models share."""
 
-from .registry import load
+from .registry import list_models, load
 
 
 class Presets:
@@ -31,6 +31,11 @@ class Presets:
                 raise ValueError(
                     "A trained model cannot be changed: use "
                     f"`load_weights=False`. Received: {sorted(changes)}"
+                )
+            if name in cls.presets and name not in list_models():
+                raise ValueError(
+                    f"`name` is the preset {name!r}, of which there are no "
+                    "trained weights: use `load_weights=False`"
                 )
             model = load(name)
             if not isinstance(model, cls):

@@ -228,7 +228,12 @@ def test_forward_euler_gains_energy():
         ({"seed": -1}, "`seed`.*seed=-1"),
         ({"convention": "si"}, "`convention`.*convention='si'"),
         ({"initial": (np.zeros((1, 2)), np.zeros((1, 2)))}, r"\(50, 1\)"),
+        ({"initial": np.zeros((50, 1))}, "`initial` must be a pair"),
+        ({"initial": np.full((2, 50, 1), np.nan)}, "`initial`.*nan"),
         ({"control": np.zeros((50, 44, 1))}, r"\(50, 45, 1\)"),
+        # The integrator itself would never come back.
+        ({"control": lambda t: np.nan}, "`control` must be finite.*nan"),
+        ({"control": np.full((50, 45, 1), np.inf)}, "`control`.*inf"),
     ],
 )
 def test_bad_arguments(arguments, message):

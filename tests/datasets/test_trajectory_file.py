@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from orrery.datasets import kepler, read_trajectories, write_trajectories
-from orrery.datasets.trajectory_file import time_step
+from orrery.datasets.time_grid import time_step
 
 GOOD = """trajectory,t,q0,p0,u0,remark
 a,0.0,1.0,0.5,0.1,
@@ -58,9 +58,10 @@ def test_what_is_written_is_read(tmp_path):
         ("0.3,0.3,", "0.3,inf,", "row 4, column 'u0'.*'inf'"),
         ("b,5.1,2.1,0.2,0.0,\n", "", "'b' has one row only"),
         ("a,0.2,1.2,0.3,0.3,\n", "a,0.2,1.2\n", "row 4 has 3 entries"),
-        ("a,0.2", "a,0.25", "'a'.*equal steps of time"),
-        ("b,5.1", "b,5.2", "'b'.*equal steps.*t=5.2 as its point 1"),
-        ("a,0.2", "a,-0.2", "'a'.*equal steps"),
+        ("a,0.2", "a,0.25", "'a'.*equal steps.*t=0.1 at point 1, where 0.125"),
+        ("b,5.1", "b,5.2", "'b'.*equal steps, 0.1.*steps of 0.2"),
+        ("a,0.2", "a,-0.2", "'a'.*rising.*t=-0.2 at point 2 after t=0.1"),
+        ("a,0.2", "a,0.1", "'a'.*rising.*t=0.1 at point 2 after t=0.1"),
     ],
 )
 def test_what_is_wrong_is_named(write, old, new, message):
@@ -82,6 +83,17 @@ def test_other_files(write, tmp_path):
     path.write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(ValueError, match="not a CSV file"):
         read_trajectories(path)
+
+
+def test_clocks_that_run_a_little_apart(write):
+    """A hundredth of a percent, over 300 points, and few digits."""
+    rows = "".join(f"a,{0.1 * k:.6f},{k},0\n" for k in range(300))
+    rows += "".join(f"b,{0.10001 * k:.6f},{k},0\n" for k in range(300))
+    data = read_trajectories(write("trajectory,t,q0,p0\n" + rows))
+    assert time_step(data) == pytest.approx(0.1, rel=1e-3)
+    rows = "".join(f"0,{k / 30:.3f},{k},0\n" for k in range(60))
+    data = read_trajectories(write("trajectory,t,q0,p0\n" + rows))
+    assert time_step(data) == pytest.approx(1 / 30, rel=1e-3)
 
 
 def test_times_rounded_in_the_file_are_equal_steps(write):

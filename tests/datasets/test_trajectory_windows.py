@@ -90,3 +90,12 @@ def test_bad_trajectories():
         TrajectoryWindows({"q": Q, "p": Q[..., 0]})
     with pytest.raises(ValueError, match="u of the shape"):
         TrajectoryWindows({"q": Q, "p": Q, "u": Q[:, :5]})
+    with pytest.raises(ValueError, match="q and p.*'q'"):
+        TrajectoryWindows({"q": Q})
+    with pytest.raises(ValueError, match="length from 1 to 12"):
+        TrajectoryWindows({"q": Q, "p": Q, "length": [12, 13]})
+    t = np.tile(np.arange(12.0), (2, 1))
+    assert len(TrajectoryWindows({"q": Q, "p": Q, "t": 0.1 * t}))
+    t[1, 5] += 0.5
+    with pytest.raises(ValueError, match="equal steps.*trajectory 1"):
+        TrajectoryWindows({"q": Q, "p": Q, "t": t})

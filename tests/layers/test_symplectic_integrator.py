@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from orrery.datasets import henon_heiles_system, pendulum_system
 from orrery.layers.symplectic_integrator import (
     METHODS,
     SPLITTINGS,
@@ -99,6 +100,53 @@ def test_flipped_momenta_run_back(method):
     np.testing.assert_allclose(
         flip * apply(flip * apply(start)), start, atol=1e-12
     )
+
+
+def quartic():
+    """A spring with a quartic wall, and a start of energy 3/4."""
+    return (
+        lambda q: (q**2 / 2 + q**4 / 4).sum(-1),
+        lambda q: -q - q**3,
+        np.array([1.0]),
+        np.array([0.0]),
+    )
+
+
+def named(system, q, p):
+    return (
+        system.potential,
+        system.force,
+        np.array(q, "float64"),
+        np.array(p, "float64"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "ratio", "tolerance"),
+    [
+        ("symplectic_euler", 2, 0.2),
+        ("leapfrog", 4, 0.1),
+        ("yoshida4", 16, 0.15),
+    ],
+)
+@pytest.mark.parametrize(
+    "problem",
+    [
+        quartic(),
+        named(pendulum_system(), [1.0], [0.0]),
+        named(henon_heiles_system(), [0.0, 0.1], [0.49, 0.0]),
+    ],
+    ids=["quartic", "pendulum", "henon_heiles"],
+)
+def test_order(method, ratio, tolerance, problem):
+    """What the largest error of energy falls by when the step halves."""
+    energy, force, q, p = problem
+    worst = []
+    for step_size, steps in ((0.1, 200), (0.05, 400)):
+        states = integrate(force, lambda p: p, q, p, step_size, steps, method)
+        energies = np.array([energy(q) + (p**2).sum() / 2 for q, p in states])
+        worst.append(np.abs(energies - energies[0]).max())
+    assert worst[0] / worst[1] == pytest.approx(ratio, rel=tolerance)
 
 
 def test_leapfrog_keeps_its_own_harmonic_invariant():

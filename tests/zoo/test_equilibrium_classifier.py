@@ -105,6 +105,12 @@ def test_config(kind):
     assert keras.backend.standardize_dtype(found.dtype) == "float32"
 
 
+def learner():
+    model = EquilibriumClassifier(5, (4,), 3)
+    model.compile("sgd")
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -120,6 +126,15 @@ def test_config(kind):
         (
             lambda: EquilibriumClassifier(5, (4,), 3)(np.ones((2, 6))),
             "batch, 5",
+        ),
+        (
+            lambda: learner().fit(np.ones((4, 5)), np.eye(3)[[0, 1, 2, 0]]),
+            r"`y`.*one label per example",
+        ),
+        (lambda: learner().fit(np.ones((4, 5))), "`y`.*None"),
+        (
+            lambda: LabelledBatches(np.ones((2, 5)), np.array([0, -1])),
+            "`y`.*-1 as example 1",
         ),
         (
             lambda: UnrolledClassifier(5, (4,), 3, unrolled_steps=0),
