@@ -6,10 +6,10 @@ One epoch and one seed at each point, so a perplexity is one "at this budget":
 width 64 to 256, 4 to 8 blocks, 128 to 512 tokens, each alone, then together.
 A batch has as many tokens at every point. Every run is a process of its own,
 for its peak memory; the gradient norms are those of each block's weights on the
-first validation batch. Resumable: start the script again after an interruption.
+first validation batch, of the language model's loss alone. The table is written
+anew after every run, and a run that it holds is not made again.
 """
 
-import argparse
 import json
 import pathlib
 import sys
@@ -18,8 +18,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "recipes"))
 
 import _command_line  # noqa: E402
 from _measure import (  # noqa: E402
-    device,
     device_memory,
+    finished_rows,
     peak_memory,
     reply,
     results_file,
@@ -36,6 +36,9 @@ POINTS = (
 )
 SMOKE_POINTS = ((16, 1, 16), (32, 2, 32))
 ARMS = ("base", "physics")
+POINT = ("arm", "dim", "layers", "length")
+# What all runs of a table share.
+SETTINGS = ("epochs", "learning_rate", "seed")
 TOKENS = 32 * 128
 
 
@@ -45,11 +48,14 @@ def task(arguments):
     import numpy as np
     from _hamiltonian_arms import build, multiplier_of, train_arm
     from orrery.datasets import load_text
-    from orrery.layers.hamiltonian import HamiltonianBlock
     from orrery.zoo import HamiltonianLM
 
     dim, layers, length = arguments["point"]
-    data = load_text(arguments["dataset"], sequence_length=length)
+    data = load_text(
+        arguments["dataset"],
+        sequence_length=length,
+        data_dir=arguments["data_dir"],
+    )
     blocks = {
         split: tuple(a[: arguments["limit"]] for a in data.blocks(split))
         for split in ("train", "valid", "test")
@@ -82,6 +88,8 @@ def task(arguments):
     steps = -(-len(blocks["train"][0]) // settings["batch_size"])
     energies = measured.get("energies", {}).get("test", [])
     x, y = (array[: settings["batch_size"]] for array in blocks["valid"])
+    for block in model.blocks if arm == "physics" else ():
+        block.account.weight.assign(0.0)
     before = [np.array(w) for w in model.get_weights()]
     model.compile(keras.optimizers.SGD(1.0))
     model.fit({"tokens": x, "targets": y}, batch_size=len(x), verbose=0)
@@ -96,28 +104,25 @@ def task(arguments):
         )
         for block in model.blocks
     ]
-    assert arm == "base" or isinstance(model.blocks[0], HamiltonianBlock)
     return {
-        "device": device(keras.backend.backend()),
-        "row": {
-            "arm": arm,
-            "dim": dim,
-            "layers": layers,
-            "length": length,
-            "parameters": measured["parameters"],
-            "valid_perplexity": measured["valid"]["perplexity"],
-            "test_perplexity": measured["test"]["perplexity"],
-            "largest_drift": max((b["drift"] for b in energies), default=""),
-            "smallest_spread_ratio": min(
-                (b["spread_ratio"] for b in energies), default=""
-            ),
-            "first_gradient_norm": norms[0],
-            "last_gradient_norm": norms[-1],
-            "gradient_norms": " ".join(f"{norm:.3g}" for norm in norms),
-            "seconds_per_step": measured["seconds_per_epoch"] / steps,
-            "megabytes": device_memory(keras.backend.backend())
-            or peak_memory() - memory,
-        },
+        "arm": arm,
+        "dim": dim,
+        "layers": layers,
+        "length": length,
+        **{name: arguments[name] for name in SETTINGS},
+        "parameters": measured["parameters"],
+        "valid_perplexity": measured["valid"]["perplexity"],
+        "test_perplexity": measured["test"]["perplexity"],
+        "largest_drift": max((b["drift"] for b in energies), default=""),
+        "smallest_spread_ratio": min(
+            (b["spread_ratio"] for b in energies), default=""
+        ),
+        "first_gradient_norm": norms[0],
+        "last_gradient_norm": norms[-1],
+        "gradient_norms": " ".join(f"{norm:.3g}" for norm in norms),
+        "seconds_per_step": measured["seconds_per_epoch"] / steps,
+        "megabytes": device_memory(keras.backend.backend())
+        or peak_memory() - memory,
     }
 
 
@@ -136,52 +141,48 @@ def main(argv=None):
         reply(task(json.loads(sys.argv[sys.argv.index("--task") + 1])))
         return
     flags = _command_line.parser(__doc__.splitlines()[0], trains=False)
-    flags.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     flags.add_argument("--dataset", default="wikitext2")
     flags.add_argument("--learning-rate", type=float, default=3e-3)
     arguments = _command_line.parse(flags, argv)
+    if arguments.batch_size != flags.get_default("batch_size"):
+        flags.error(f"--batch-size has no effect: a batch has {TOKENS} tokens")
+    text = pathlib.Path(arguments.dataset).stem
     root = arguments.out or pathlib.Path(
-        f"runs/scaling-{arguments.backend}"
+        f"runs/scaling-{text}-{arguments.backend}"
         + ("-smoke" if arguments.smoke else "")
     )
-    rows = []
+    path = results_file(
+        f"scaling_{text}", ["keras", arguments.backend], smoke=arguments.smoke
+    )
+    settings = {
+        "epochs": 1,
+        **{name: getattr(arguments, name) for name in SETTINGS[1:]},
+    }
+    rows = finished_rows(path, settings)
+    done = {tuple(str(row[name]) for name in POINT) for row in rows}
     for point in SMOKE_POINTS if arguments.smoke else POINTS:
         for arm in ARMS:
+            if (arm, *map(str, point)) in done:
+                continue
             folder = root / "-".join(map(str, (*point, arm)))
-            result = once(
-                folder,
+            row = run_task(
+                __file__,
                 {
+                    **settings,
                     "arm": arm,
                     "point": point,
                     "dataset": arguments.dataset,
-                    "epochs": 1,
-                    "learning_rate": arguments.learning_rate,
-                    "seed": arguments.seed,
+                    "data_dir": arguments.data_dir,
                     "limit": 64 if arguments.smoke else None,
                     "folder": str(folder),
                 },
-                arguments.backend,
+                backend=arguments.backend,
+                timeout=86_400,
             )
-            rows.append(result["row"])
-            print(result["row"], flush=True)
-            path = results_file(
-                "scaling",
-                ["keras", arguments.backend],
-                accelerator=result["device"],
-                smoke=arguments.smoke,
-            )
+            rows.append(row)
+            print(row, flush=True)
             write_csv(path, rows)
     print(f"Wrote {path}")
-
-
-def once(folder, task, backend):
-    """Run a task, or read what it gave before."""
-    path = folder / "result.json"
-    if not path.exists():
-        result = run_task(__file__, task, backend=backend, timeout=86_400)
-        folder.mkdir(parents=True, exist_ok=True)
-        _command_line.write_json(path, result)
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -101,6 +101,9 @@ def parse(flags, argv=None):
                 f"--{name.replace('_', '-')} must be at least 1; got "
                 f"{getattr(arguments, name)}"
             )
+    arms = getattr(arguments, "arms", None) or ()
+    if len(set(arms)) < len(arms):
+        flags.error(f"--arms must name each arm once; got {' '.join(arms)}")
     if arguments.seed < 0:
         flags.error(f"--seed must not be negative; got {arguments.seed}")
     if arguments.devices > 1 and backend != "jax":

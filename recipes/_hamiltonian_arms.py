@@ -28,6 +28,7 @@ MULTIPLIER = {
 WATCHED = {"target": 0.01, "rate": 0.0, "initial": 0.0}
 UNPENALISED = ("unpenalised", "euler")
 LEAST_SPREAD = 0.5
+LEAST_COST = 1.03
 # Text to measure energies on, in blocks, and tokens whose energy is drawn.
 ENERGY_BLOCKS, DRAWN_TOKENS = 256, 12
 
@@ -138,6 +139,7 @@ def train_arm(arm, model, data, blocks, folder, settings, resume):
             split: evaluate_energies(model, tokens, batch_size, first[split])
             for split, tokens in text.items()
         }
+        measured["energies_at_start"] = first
         measured["without_potential"] = without_potential(
             model, *blocks["valid"], batch_size
         )
@@ -182,13 +184,24 @@ def drawn_traces(model, tokens):
     }
 
 
-def collapse_complaint(measured):
-    """Why a run does not count, or `""`: its energies became alike."""
-    ratios = [row["spread_ratio"] for row in measured["energies"]["valid"]]
-    if min(ratios) >= LEAST_SPREAD:
-        return ""
-    return (
-        f"The spread of the energy over inputs fell to {min(ratios):.2f} of "
-        f"its initial value, below {LEAST_SPREAD}: energy collapsed, and its "
-        "drift says nothing"
-    )
+def collapse_complaint(spread_ratio, potential_off_ratio):
+    """Why a run does not count, or `""`.
+
+    Args:
+        spread_ratio: float, the smallest of the blocks: the spread of energy
+            over inputs, over its value before training.
+        potential_off_ratio: float, perplexity without potentials over the
+            perplexity with them.
+    """
+    if spread_ratio < LEAST_SPREAD:
+        return (
+            f"The spread of the energy over inputs fell to {spread_ratio:.2f} "
+            f"of its initial value, below {LEAST_SPREAD}: energy collapsed, "
+            "and its drift says nothing"
+        )
+    if potential_off_ratio < LEAST_COST:
+        return (
+            "Without its potentials the model loses less than "
+            f"{LEAST_COST - 1:.0%}: they are flat, and their drift says nothing"
+        )
+    return ""

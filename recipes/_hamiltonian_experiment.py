@@ -89,7 +89,7 @@ def run(arguments):
     print(f"\nWrote {folder}/report.md, and what it shows beside it")
     for arm in ("physics", "both"):
         if arm in arguments.arms:
-            complaint = collapse_complaint(measured[arm])
+            complaint = collapse_complaint(*ratios(measured[arm]))
             if complaint:
                 raise SystemExit(f"{arm}: {complaint}")
 
@@ -103,6 +103,15 @@ def preset_of(arguments):
             f"{arguments.preset!r}"
         )
     return presets[arguments.preset]
+
+
+def ratios(measured):
+    """What `collapse_complaint` asks for, on validation text."""
+    perplexity = measured["valid"]["perplexity"]
+    return (
+        min(row["spread_ratio"] for row in measured["energies"]["valid"]),
+        measured["without_potential"] / perplexity,
+    )
 
 
 def settings_of(arm, arguments, architecture, data):

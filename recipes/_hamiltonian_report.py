@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import math
 
 COLORS = {
     "base": "C1",
@@ -20,6 +21,7 @@ ENERGY = (
     "shuffled_ratio",
     "potential_share",
     "kick",
+    "step_angle",
 )
 
 
@@ -213,15 +215,28 @@ def _text(config, metrics, pictures):
         "units of the spread of `E_0` over tokens; the spread against its "
         "value before training; drift against the difference of two unrelated "
         "tokens; the part of the variance of E that comes from V; the mean "
-        "relative change of the momenta.",
+        "relative change of the momenta; the largest `dt omega` of a token, "
+        "which must stay below 2 for leapfrog to be stable.",
         "",
         f"| arm | block | {' | '.join(n.replace('_', ' ') for n in ENERGY)} |",
         "|---|---|" + "---|" * len(ENERGY),
     ]
-    for arm, result in metrics.items():
-        for block, row in enumerate(result.get("energies", {}).get("test", [])):
-            values = " | ".join(f"{row[name]:.3g}" for name in ENERGY)
-            lines.append(f"| {arm} | {block + 1} | {values} |")
+    measured = [
+        (arm, result["energies"])
+        for arm, result in metrics.items()
+        if "energies" in result
+    ]
+    if measured:
+        arm, _ = measured[0]
+        start = metrics[arm]["energies_at_start"]
+        measured.insert(0, (f"{arm}, before training", start))
+    for arm, energies in measured:
+        for block, row in enumerate(energies["test"]):
+            values = [
+                f"{row[name]:.3g}" if math.isfinite(row[name]) else "-"
+                for name in ENERGY
+            ]
+            lines.append(f"| {arm} | {block + 1} | {' | '.join(values)} |")
     lines += ["", "## Pictures", ""]
     lines += [f"![{name}]({name})" for name in pictures]
     return "\n".join(lines) + "\n"

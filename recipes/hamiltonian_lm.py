@@ -5,9 +5,10 @@
     python recipes/hamiltonian_lm.py --protocol legacy    # the original
 
 Beside it, from the same weights and with the same batches: the same backbone
-with attention and feed-forward blocks (`base`); the same blocks integrated by
-forward Euler, which conserves nothing (`euler`); and one block of many steps,
-whose energy can be followed along depth (`autonomous`). Numbers, pictures and
+with attention and feed-forward blocks (`base`); the same blocks without the
+loss on energy (`unpenalised`), and without it integrated by forward Euler,
+which conserves nothing (`euler`); and one block of many steps, whose energy can
+be followed along depth (`autonomous`). Numbers, pictures and
 `report.md` are left in `--out`.
 """
 
@@ -25,7 +26,7 @@ ARMS = (
     "frozen",
     "autonomous",
 )
-DEFAULT_ARMS = ("base", "physics", "euler", "autonomous")
+DEFAULT_ARMS = ("base", "physics", "unpenalised", "euler", "autonomous")
 DEFAULTS = {
     "stdlib": {"preset": "hamiltonian_lm_stdlib", "epochs": 2},
     "wikitext2": {"preset": "hamiltonian_lm_small", "epochs": 10},

@@ -145,6 +145,17 @@ def test_energy_weight(smoke, tmp_path):
     numbers(rows[2], "energy_of_loss", "drift")
 
 
+def test_scaling(smoke, tmp_path):
+    out = "--out", tmp_path / "runs"
+    rows = smoke("scaling", *SMOKE, "--dataset", "stdlib", *out)
+    assert [row["arm"] for row in rows] == ["base", "physics"] * 2
+    for row in rows:
+        numbers(row, "valid_perplexity", "test_perplexity", "seconds_per_step")
+        norms = [float(norm) for norm in row["gradient_norms"].split()]
+        assert len(norms) == int(row["layers"]) and min(norms) > 0
+    assert all(float(row["largest_drift"]) > 0 for row in rows[1::2])
+
+
 def test_koopman_forward(smoke):
     rows = smoke("koopman_forward", *SMOKE, MODEL, "--dataset", "stdlib")
     measured = {(row["delays"], row["lift_dim"]): row for row in rows}

@@ -11,11 +11,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from orrery.zoo import HamiltonianLM
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "hamiltonian_lm.py"
 BACKEND = keras.backend.backend()
-ARMS = ("base", "physics", "euler", "autonomous")
+ARMS = ("base", "physics", "unpenalised", "euler", "autonomous")
 
 pytestmark = pytest.mark.one_backend("jax")
 
@@ -82,15 +83,16 @@ def test_leaves_everything_it_promises(run):
 
 
 def test_energy_is_kept_by_structure(run):
-    """Forward Euler has the same forces and keeps nothing."""
+    """Forward Euler has the same forces and keeps nothing: without penalty."""
     metrics = json.loads((run / "metrics.json").read_text())
     drift = {
         arm: np.mean(
             [row["drift"] for row in metrics[arm]["energies"]["valid"]]
         )
-        for arm in ("physics", "euler")
+        for arm in ("physics", "unpenalised", "euler")
     }
-    assert drift["euler"] > 5 * drift["physics"]
+    assert drift["euler"] > 5 * drift["unpenalised"]
+    assert drift["physics"] <= drift["unpenalised"]
 
 
 def test_draws_pictures(run):
@@ -165,11 +167,37 @@ def test_collapse_fails_a_run(monkeypatch):
     monkeypatch.syspath_prepend(str(RECIPE.parent))
     arms = importlib.import_module("_hamiltonian_arms")
 
-    def measured(*ratios):
-        return {"energies": {"valid": [{"spread_ratio": r} for r in ratios]}}
+    experiment = importlib.import_module("_hamiltonian_experiment")
 
-    assert arms.collapse_complaint(measured(1.0, 0.5)) == ""
-    assert "0.20" in arms.collapse_complaint(measured(1.0, 0.2))
+    def complaint(potential_off, *ratios):
+        measured = {
+            "energies": {"valid": [{"spread_ratio": r} for r in ratios]},
+            "valid": {"perplexity": 100.0},
+            "without_potential": potential_off,
+        }
+        return arms.collapse_complaint(*experiment.ratios(measured))
+
+    assert complaint(104.0, 1.0, 0.5) == ""
+    assert "0.20" in complaint(104.0, 1.0, 0.2)
+    assert "flat" in complaint(102.0, 1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    "preset", ["hamiltonian_lm_small", "hamiltonian_lm_stdlib"]
+)
+def test_arms_have_as_many_weights_in_their_blocks(preset, monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPE.parent))
+    arms = importlib.import_module("_hamiltonian_arms")
+    architecture = {**HamiltonianLM.presets[preset], "vocabulary_size": 40}
+    base, physics = (
+        sum(
+            int(np.prod(weight.shape))
+            for block in arms.build(arm, 0, architecture).blocks
+            for weight in block.trainable_weights
+        )
+        for arm in ("base", "physics")
+    )
+    assert physics == pytest.approx(base, rel=0.02)
 
 
 def test_does_not_overwrite_a_run(run, stopped):
@@ -189,6 +217,7 @@ def test_refuses_the_state_of_another_run(run, stopped):
         (["--epochs", "0"], "--epochs"),
         (["--learning-rate", "0"], "--learning-rate"),
         (["--arms", "lstm"], "--arms"),
+        (["--arms", "base", "base"], "each arm once"),
         (["--protocol", "legacy", "--arms", "base"], "--arms"),
         (["--protocol", "legacy", "--preset", "x"], "resnet_bk_legacy"),
     ],
