@@ -279,7 +279,8 @@ class Surrogate(keras.layers.Layer):
 def moved(layer):
     """The gradient of the surrogate's mean, by a step of rate 1."""
     weights = {w.name: w for w in layer.trainable_weights}
-    names = ("kernel_1", "bias_1", "kernel_2", "bias_2")
+    layers = range(1, len(layer.energy.units) + 1)
+    names = [f"{part}_{k}" for k in layers for part in ("kernel", "bias")]
     before = [numpy_of(weights[name]) for name in names]
     inputs = keras.Input((WIDTHS[0],))
     model = keras.Model(inputs, Surrogate(layer)(inputs))
@@ -327,6 +328,54 @@ def test_agrees_with_the_implicit_gradient_at_a_small_beta():
     expected = mean(r.implicit() for r in references(layer))
     for found, block in zip(moved(layer), expected, strict=True):
         assert cosine(found, block) > 0.99
+
+
+def relaxed_cost(weights, rho):
+    """The mean cost at rest, float64, for any number of layers."""
+
+    def act(s):
+        return np.tanh(s) if rho == "tanh" else np.clip(s, 0, 1)
+
+    kernels, biases = weights[::2], weights[1::2]
+    states = [np.zeros((len(X), len(b))) for b in biases]
+    for _ in range(300):
+        active = [act(X), *map(act, states)]
+        after = []
+        for k, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):
+            drive = active[k] @ kernel + bias
+            if k + 1 < len(kernels):
+                drive = drive + active[k + 2] @ kernels[k + 1].T
+            steep = 1 - active[k + 1] ** 2 if rho == "tanh" else 1.0
+            s = states[k] - 0.4 * (states[k] - steep * drive)
+            after.append(s if rho == "tanh" else np.clip(s, 0, 1))
+        states = after
+    return 0.5 * np.sum((states[-1] - TARGET) ** 2, axis=-1).mean()
+
+
+@pytest.mark.parametrize("rho", ["tanh", "hard_sigmoid"])
+def test_two_hidden_layers_agree_with_differences_of_the_cost(rho):
+    layer = EquilibriumPropagation(HopfieldEnergy((4, 4, 3), rho), 1e-2)
+    layer.build((None, WIDTHS[0]))
+    generator = np.random.default_rng(2)
+    weights = []
+    for weight in layer.trainable_weights:
+        wide = len(weight.shape) > 1
+        value = generator.normal(size=weight.shape)
+        # Biases that keep most states off the walls of the hard sigmoid.
+        value = 0.25 * value if wide else 0.5 + 0.05 * value
+        weights.append(value.astype("float32").astype("float64"))
+        weight.assign(value)
+    for block, found in enumerate(moved(layer)):
+        expected = np.zeros_like(found)
+        for index in np.ndindex(found.shape):
+            costs = []
+            for change in (1e-5, -1e-5):
+                changed = [w.copy() for w in weights]
+                changed[block][index] += change
+                costs.append(relaxed_cost(changed, rho))
+            expected[index] = (costs[0] - costs[1]) / 2e-5
+        assert cosine(found, expected) > 0.999
+        np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
 # === Bad input ===
