@@ -45,7 +45,6 @@ TOKENS = 32 * 128
 def task(arguments):
     """One arm at one point, in this process."""
     import keras
-    import numpy as np
     from _hamiltonian_arms import build, multiplier_of, train_arm
     from orrery.datasets import load_text
     from orrery.zoo import HamiltonianLM
@@ -87,23 +86,9 @@ def task(arguments):
     )
     steps = -(-len(blocks["train"][0]) // settings["batch_size"])
     energies = measured.get("energies", {}).get("test", [])
-    x, y = (array[: settings["batch_size"]] for array in blocks["valid"])
-    for block in model.blocks if arm == "physics" else ():
-        block.account.weight.assign(0.0)
-    before = [np.array(w) for w in model.get_weights()]
-    model.compile(keras.optimizers.SGD(1.0))
-    model.fit({"tokens": x, "targets": y}, batch_size=len(x), verbose=0)
-    change = {
-        weight.path: np.linalg.norm(keras.ops.convert_to_numpy(weight) - old)
-        for weight, old in zip(model.weights, before, strict=True)
-        if weight.trainable
-    }
-    norms = [
-        float(
-            np.sqrt(sum(change[w.path] ** 2 for w in block.trainable_weights))
-        )
-        for block in model.blocks
-    ]
+    norms = gradient_norms(
+        model, *(part[: settings["batch_size"]] for part in blocks["valid"])
+    )
     return {
         "arm": arm,
         "dim": dim,
@@ -124,6 +109,36 @@ def task(arguments):
         "megabytes": device_memory(keras.backend.backend())
         or peak_memory() - memory,
     }
+
+
+def gradient_norms(model, x, y):
+    """Of the weights of each block, by a step of rate 1 of a copy."""
+    import keras
+    import numpy as np
+
+    copy = type(model).from_config(model.get_config())
+    copy.build()
+    for weight, trained in zip(
+        copy.trainable_weights, model.trainable_weights, strict=True
+    ):
+        weight.assign(trained)
+    blocks = [block.trainable_weights for block in copy.blocks]
+
+    def values():
+        return [
+            np.concatenate(
+                [keras.ops.convert_to_numpy(w).ravel() for w in weights]
+            )
+            for weights in blocks
+        ]
+
+    before = values()
+    copy.compile(keras.optimizers.SGD(1.0))
+    copy.fit({"tokens": x, "targets": y}, batch_size=len(x), verbose=0)
+    return [
+        float(np.linalg.norm(new - old))
+        for old, new in zip(before, values(), strict=True)
+    ]
 
 
 def matched_hidden_dim(dim):
