@@ -8,8 +8,8 @@ number of epochs everywhere. A seed is that of the weights and of the training
 trajectories; the test trajectories are always the same. Three tables: every
 run; medians over the seeds with the smallest and the largest value; and each
 arm against the first, paired by seed, as the geometric mean of the ratios with
-its 95 % t interval. Half an hour on one core with JAX. Runs are resumable:
-start the script again after an interruption.
+its 95 % t interval. Two hours on one core with JAX. Runs are resumable: start
+the script again after an interruption.
 """
 
 import argparse

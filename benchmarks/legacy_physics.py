@@ -94,12 +94,12 @@ def run_all(arguments, runs):
         rows += curve(arm, seed, history, comparable(arguments))
         write_csv(curves, rows)
         write_csv(verdicts, judge(rows))
-        runs = {
-            f"{arm}, seed {seed}": list(run.values())
-            for (arm, seed), run in by_run(rows).items()
+        drawn = {
+            f"{name}, seed {number}": list(run.values())
+            for (name, number), run in by_run(rows).items()
         }
         for what, draw in (("curve", draw_curve), ("energies", draw_energies)):
-            draw(curves.with_name(f"legacy_physics_{text}_{what}.png"), runs)
+            draw(curves.with_name(f"legacy_physics_{text}_{what}.png"), drawn)
     print(f"Wrote {curves}\nWrote {verdicts}")
 
 

@@ -25,11 +25,11 @@ BATCH, LENGTH, STEPS, RATE = 4, 32, 5, 1e-3
 
 def main():
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    flags.add_argument("names", nargs="*", help="saved models; all if none")
+    flags.add_argument("names", nargs="*", help="saved language models; all if none")
     flags.add_argument("--out", help="folder of the CSV, not results/")
     arguments = flags.parse_args()
     rows = []
-    for name in arguments.names or orrery.list_models():
+    for name in arguments.names or orrery.list_models("*_lm_*"):
         rows.append({"model": name, **measure(find(name) / "model.keras")})
         print(rows[-1], flush=True)
     packages = ["keras", "jax", "torch", "tensorflow"]

@@ -11,7 +11,8 @@ file names carry hardware and versions), and what of it is shown:
     <!-- /table -->
 
 `columns` keeps and orders columns, `a = b` shows column a under the name b;
-`where` keeps the rows whose column has the value. Both may be left out.
+`where` keeps the rows whose column has the value, or any where no value is
+given. Both options may be left out.
 """
 
 import argparse
@@ -94,7 +95,10 @@ def table(file, root, columns, where):
         rows = [
             [shown(row[name]) for name in columns]
             for row in reader
-            if all(row[name] == value for name, value in where.items())
+            if all(
+                row[name] == value or (value == name and row[name])
+                for name, value in where.items()
+            )
         ]
     lines = [list(columns.values()), ["---"] * len(columns), *rows]
     source = file.relative_to(root).as_posix()

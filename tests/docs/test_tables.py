@@ -39,6 +39,13 @@ def test_render(root):
     assert tables.render(text, root) == text
 
 
+def test_where_any_value(root):
+    with open(root / "results" / "a_cpu.csv", "a") as file:
+        file.write("\nd,,5")
+    text = tables.render(PAGE.replace("kind = x", "kind"), root)
+    assert "| b | 1 |" in text and "| d |" not in text
+
+
 def test_missing_results(tmp_path):
     assert "Not measured yet" in tables.render(PAGE, tmp_path)
 

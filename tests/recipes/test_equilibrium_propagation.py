@@ -48,7 +48,11 @@ def history(folder, arm):
     with open(folder / arm / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     return [
-        {key: value for key, value in row.items() if key != "seconds"}
+        {
+            key: value
+            for key, value in row.items()
+            if not key.endswith("seconds")
+        }
         for row in rows
     ]
 
