@@ -31,6 +31,8 @@ CASES = {
     "kepler": ("kepler", 0.1),
     "pendulum, long steps": ("pendulum", 0.5),
 }
+# A symmetry that is known and can be given to the potential.
+MORE_ARMS = {"kepler": ["radial"]}
 OURS = "hamiltonian"
 MEASURES = {
     "valid_rmse": ("valid_rmse",),
@@ -82,6 +84,7 @@ def run(case, seed, root, arguments):
     flags += ["--backend", arguments.backend, "--step-size", step_size]
     flags += ["--epochs", arguments.epochs]
     flags += ["--smoke"] if arguments.smoke else []
+    flags += ["--arms", *recipe.DEFAULT_ARMS, *MORE_ARMS.get(system, [])]
     settings = recipe.command_line(list(map(str, flags)))
 
     # Only now that the flags have chosen the backend.

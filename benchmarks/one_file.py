@@ -25,7 +25,9 @@ BATCH, LENGTH, STEPS, RATE = 4, 32, 5, 1e-3
 
 def main():
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    flags.add_argument("names", nargs="*", help="saved language models; all if none")
+    flags.add_argument(
+        "names", nargs="*", help="saved language models; all if none"
+    )
     flags.add_argument("--out", help="folder of the CSV, not results/")
     arguments = flags.parse_args()
     rows = []

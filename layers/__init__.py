@@ -22,6 +22,7 @@ from .mixture_of_experts import MixtureOfExperts
 from .mlp_potential import MLPPotential
 from .pairwise_potential import PairwisePotential
 from .potential import Potential
+from .radial_potential import RadialPotential
 from .resolvent_mixer import ResolventMixer
 from .two_layer_potential import TwoLayerPotential
 
@@ -45,6 +46,7 @@ __all__ = [
     "PairwisePotential",
     "PendulumPotential",
     "Potential",
+    "RadialPotential",
     "ResolventMixer",
     "StreamingEDMD",
     "TwoLayerPotential",

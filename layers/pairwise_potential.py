@@ -3,18 +3,18 @@
 import keras
 from keras import ops
 
-from .mlp_potential import log_cosh
-from .potential import Potential
+from .._checks import check_integer
+from .radial_potential import RadialPotential
 
 
 @keras.saving.register_keras_serializable(package="orrery")
-class PairwisePotential(Potential):
+class PairwisePotential(RadialPotential):
     """Energies of pairs of bodies, functions of their squared distances.
 
-    `V = sum_{i<j} u(|q_i - q_j|^2)` with
-    `u(r) = sum_k a_k log cosh(w_k r + b_k) + c r`. Since V depends on
-    differences alone, action equals reaction: `sum_i F_i = 0`, and the total
-    momentum is conserved, which an outer field would break. Bodies are alike.
+    `V = sum_{i<j} u(|q_i - q_j|^2)` with the `u` of `RadialPotential`. Since V
+    depends on differences alone, action equals reaction: `sum_i F_i = 0`, and
+    the total momentum is conserved, which an outer field would break. Bodies
+    are alike.
 
     Args:
         num_bodies: int of at least 2.
@@ -40,18 +40,9 @@ class PairwisePotential(Potential):
     """
 
     def __init__(self, num_bodies, hidden_dim=32, **kwargs):
-        super().__init__(**kwargs)
-        for name, value, least in (
-            ("num_bodies", num_bodies, 2),
-            ("hidden_dim", hidden_dim, 1),
-        ):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"`{name}` must be an integer of at least {least}. "
-                    f"Received: {value!r}"
-                )
+        super().__init__(hidden_dim, **kwargs)
+        check_integer("num_bodies", num_bodies, 2)
         self.num_bodies = num_bodies
-        self.hidden_dim = hidden_dim
 
     def build(self, q_shape, context_shape=None):
         if q_shape[-1] % self.num_bodies:
@@ -60,20 +51,7 @@ class PairwisePotential(Potential):
                 f"Received: {q_shape[-1]} positions, "
                 f"num_bodies={self.num_bodies}"
             )
-        normal = keras.initializers.RandomNormal
-        m = self.hidden_dim
-        self.kernel = self.add_weight(
-            shape=(m,), initializer=normal(stddev=1.0), name="kernel"
-        )
-        self.bias = self.add_weight(
-            shape=(m,), initializer=normal(stddev=1.0), name="bias"
-        )
-        self.amplitude = self.add_weight(
-            shape=(m,), initializer=normal(stddev=m**-0.5), name="amplitude"
-        )
-        self.slope = self.add_weight(
-            shape=(), initializer="zeros", name="slope"
-        )
+        super().build(q_shape, context_shape)
 
     def _differences(self, q):
         """`q_i - q_j`, `(..., n, n, D)`, and their squared lengths."""
@@ -83,28 +61,16 @@ class PairwisePotential(Potential):
         square = ops.sum(difference * difference, axis=-1)
         return difference, square
 
-    def _hidden(self, square):
-        return square[..., None] * self.kernel + self.bias
-
     def energy(self, q, context=None):
         _, square = self._differences(q)
-        wells = log_cosh(self._hidden(square)) - log_cosh(self.bias * 1.0)
-        pairs = ops.sum(wells * self.amplitude, axis=-1) + self.slope * square
         # Every pair is there twice; a body with itself was made to give zero.
-        return 0.5 * ops.sum(pairs, axis=(-2, -1))
+        return 0.5 * ops.sum(self.of_square(square), axis=(-2, -1))
 
     def force(self, q, context=None):
         difference, square = self._differences(q)
-        slope = self.slope + ops.sum(
-            ops.tanh(self._hidden(square)) * self.amplitude * self.kernel,
-            axis=-1,
-        )
+        slope = self.slope_of_square(square)
         forces = ops.sum(-2.0 * slope[..., None] * difference, axis=-2)
         return ops.reshape(forces, ops.shape(q))
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "num_bodies": self.num_bodies,
-            "hidden_dim": self.hidden_dim,
-        }
+        return {**super().get_config(), "num_bodies": self.num_bodies}

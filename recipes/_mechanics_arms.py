@@ -8,6 +8,7 @@ from _mechanics_setup import HORIZONS, shared_points
 from _training import STATE, EpochSeconds, check_state, write_history
 from orrery.callbacks import TrainingState
 from orrery.datasets import TrajectoryWindows
+from orrery.layers import RadialPotential
 from orrery.zoo import HamiltonianNet, NeuralODE, PlainHNN
 from orrery.zoo.rollout_measures import (
     energy_drift,
@@ -17,6 +18,7 @@ from orrery.zoo.rollout_measures import (
 
 ARMS = {
     "hamiltonian": "separable H, symplectic",
+    "radial": "separable H of the distance alone, symplectic",
     "separable_leapfrog": "separable H, leapfrog",
     "separable_rk4": "separable H, Runge-Kutta",
     "separable_euler": "separable H, forward Euler",
@@ -57,6 +59,18 @@ def build(arm, problem, arguments):
         **shared,
     )
     model.build()
+    if arm == "radial":
+        # Three weights for each hidden unit, a slope, and the masses.
+        width = (model.count_params() - problem.dim - 1) // 3
+        keras.utils.set_random_seed(arguments.seed)
+        model = HamiltonianNet(
+            problem.dim,
+            RadialPotential(width, name="potential"),
+            friction=problem.friction,
+            integrator=arguments.integrator,
+            **shared,
+        )
+        model.build()
     others = {"plain_hnn": PlainHNN, "neural_ode": NeuralODE}
     if arm in others:
         size = model.count_params() - problem.num_controls * problem.dim

@@ -6,6 +6,7 @@ import numpy as np
 
 COLORS = {
     "hamiltonian": "C0",
+    "radial": "C5",
     "separable_leapfrog": "C9",
     "separable_rk4": "C2",
     "separable_euler": "C4",

@@ -8,6 +8,7 @@ from _mechanics_pictures import draw
 
 NAMES = {
     "hamiltonian": "Hamiltonian network, symplectic",
+    "radial": "V of the distance alone, symplectic",
     "separable_leapfrog": "the same, leapfrog",
     "separable_rk4": "the same, Runge-Kutta",
     "separable_euler": "the same, forward Euler",

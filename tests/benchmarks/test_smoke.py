@@ -257,19 +257,19 @@ def test_equilibrium_propagation(smoke, tmp_path):
 
 
 def test_hamiltonian_mechanics(smoke, tmp_path):
-    cases = "pendulum", "pendulum, long steps"
+    cases = "pendulum", "kepler"  # The latter with one arm more.
     runs = "--runs", tmp_path / "runs"
     rows = smoke(
         "hamiltonian_mechanics", *SMOKE, "--seeds", 2, "--cases", *cases, *runs
     )
     found = [(row["case"], row["arm"], row["seed"]) for row in rows]
-    assert len(set(found)) == len(rows) == 2 * 6 * 2
+    assert len(set(found)) == len(rows) == 2 * (6 + 7)
     for row in rows:
         numbers(row, "weights", "valid_rmse", "position_10", "seconds")
     (path,) = tmp_path.rglob("mechanics_paired*.csv")
     with open(path, newline="", encoding="utf-8") as stream:
         paired = list(csv.DictReader(stream))
-    assert len(paired) == 2 * 5
+    assert len(paired) == 5 + 6
     by_run = dict(zip(found, rows, strict=True))
     logarithms = [
         math.log(

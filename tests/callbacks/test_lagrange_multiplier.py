@@ -150,7 +150,7 @@ def test_saved_with_the_model(tmp_path):
     model = make()
     multiplier = LagrangeMultiplier(initial=1.5)
     fit(model, multiplier, epochs=1)
-    assert multiplier.multiplier > 1.5
+    assert multiplier.multiplier != 1.5
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     held = [float(a.weight) for a in accounts(loaded)]
@@ -167,7 +167,7 @@ def test_a_further_fit_goes_on_with_what_the_model_holds():
     assert history["energy_multiplier"] == [
         pytest.approx(multiplier.multiplier)
     ]
-    assert multiplier.multiplier > 1.5
+    assert multiplier.multiplier != 1.5
     # Lambda given as a number, at first.
     model = make(energy_weight=0.25)
     history = fit(model, LagrangeMultiplier(rate=0.0), epochs=1)

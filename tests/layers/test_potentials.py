@@ -13,6 +13,7 @@ from orrery.layers import (
     PairwisePotential,
     PendulumPotential,
     Potential,
+    RadialPotential,
 )
 from orrery.layers.mlp_potential import log_cosh
 
@@ -99,6 +100,17 @@ def pairwise_energy(layer, q, context=None):
     return total
 
 
+def radial_energy(layer, q, context=None):
+    """A pair whose other body rests in the origin."""
+    w, b, a, c = (
+        ops.convert_to_numpy(x).astype("float64")
+        for x in (layer.kernel, layer.bias, layer.amplitude, layer.slope)
+    )
+    square = (q**2).sum(-1)
+    wells = numpy_log_cosh(square[..., None] * w + b) - numpy_log_cosh(b)
+    return wells @ a + c * square
+
+
 def numpy_of(function, q, *context):
     context = [None if c is None else ops.convert_to_tensor(c) for c in context]
     value = function(ops.convert_to_tensor(q), *context)
@@ -110,6 +122,7 @@ CASES = {
     "mlp with context": (lambda: MLPPotential(9), CONTEXT, mlp_energy),
     "attention": (lambda: AttentionPotential(2, 9), CONTEXT, attention_energy),
     "pairwise": (lambda: PairwisePotential(2, 7), None, pairwise_energy),
+    "radial": (lambda: RadialPotential(7), None, radial_energy),
     "harmonic": (
         lambda: HarmonicPotential(1.5, 0.3),
         None,
@@ -252,6 +265,7 @@ def test_pair_forces_sum_to_zero_and_outer_ones_do_not():
         ),
         (lambda: AttentionPotential(2).build((1, 2, 8)), "context"),
         (lambda: PairwisePotential(1), "num_bodies"),
+        (lambda: RadialPotential(0), "hidden_dim"),
         (lambda: PairwisePotential(3).build((1, 8)), "num_bodies"),
         (lambda: HarmonicPotential(0.0), "omega"),
         (lambda: HarmonicPotential(quartic=-1.0), "quartic"),
