@@ -12,6 +12,7 @@ pytestmark = pytest.mark.cross_backend
 
 
 def build(path):
+    keras.utils.set_random_seed(0)
     keras.Sequential(
         [
             keras.Input((3,)),

@@ -56,7 +56,9 @@ def test_measures_equal_numpy(model):
             share / start.var(), rel=1e-3
         )
         assert row["kick"] == pytest.approx(kick[:, index].mean(), rel=1e-4)
-        assert row["step_angle"] == pytest.approx(angle[:, index].max())
+        assert row["step_angle"] == pytest.approx(
+            angle[:, index].max(), rel=1e-3
+        )
 
 
 def test_the_step_angle_is_that_of_the_stiffest_direction():
