@@ -119,6 +119,8 @@ def parse(flags, argv=None):
         )
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # The same seed gives the same history, however threads come to finish.
+    os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
     # Threads that spin after a small solve would hold back JAX's own.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     return arguments
