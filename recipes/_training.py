@@ -37,8 +37,9 @@ def train(
         folder: path, receives `state.npz`, `history.csv`, `model.keras`.
         config: dict, what must agree between a run and its continuation. Of
             it are used `epochs`, `batch_size` (sequences), `learning_rate`
-            (the highest), `seed` (of order and dropout) and `limit` (blocks
-            of each split, or `None`).
+            (the highest), `warmup` (fraction of the steps, 0.05 if not there),
+            `seed` (of order and dropout) and `limit` (blocks of each split, or
+            `None`).
         callbacks: further callbacks, before the state is written.
         resume: bool, whether to continue from `state.npz`.
         compile_model: function of the model that compiles it; `None` is AdamW
@@ -66,9 +67,12 @@ def train(
     if compile_model is not None:
         compile_model(model)
     else:
-        steps = config["epochs"] * len(batches)
         model.compile(
-            optimizer=adamw_cosine(steps, config["learning_rate"]),
+            optimizer=adamw_cosine(
+                config["epochs"] * len(batches),
+                config["learning_rate"],
+                warmup=config.get("warmup", 0.05),
+            ),
             weighted_metrics=[Perplexity()],
         )
     callbacks = [*callbacks, ExpertUsage(), EpochSeconds()]

@@ -145,6 +145,22 @@ def test_energy_weight(smoke, tmp_path):
     numbers(rows[2], "energy_of_loss", "drift")
 
 
+def test_learning_rate(smoke, tmp_path):
+    rows = smoke("learning_rate", *SMOKE, "--out", tmp_path / "runs")
+    assert [row["arm"] for row in rows] == [
+        "base",
+        "physics",
+        "unpenalised",
+    ] * 2
+    for row in rows:
+        numbers(row, "valid_perplexity")
+    assert sorted(row["arm"] for row in rows if row["best"]) == [
+        "base",
+        "physics",
+        "unpenalised",
+    ]
+
+
 def test_scaling(smoke, tmp_path):
     out = "--out", tmp_path / "runs"
     rows = smoke("scaling", *SMOKE, "--dataset", "stdlib", *out)
