@@ -251,7 +251,7 @@ def announce(arguments, parts):
         f"{arguments.beta:g}, {arguments.rho}, descents of at most "
         f"{arguments.max_steps} steps; {arguments.epochs} epochs, backend "
         f"{arguments.backend}, {arguments.devices} device(s), arms "
-        f"{', '.join(arguments.arms)}. About a minute for each arm with an "
-        f"energy on two cores with JAX. Results go to {arguments.out}.",
+        f"{', '.join(arguments.arms)}. Ten seconds or so for each arm on two "
+        f"cores with JAX. Results go to {arguments.out}.",
         flush=True,
     )

@@ -104,8 +104,8 @@ def announce(arguments, problem):
         + f"; loss over windows of {arguments.window} steps, "
         f"{arguments.epochs} epochs, backend {arguments.backend}, "
         f"{arguments.devices} device(s), arms {', '.join(arguments.arms)}; "
-        f"then roll-outs of {arguments.rollout_steps:,} steps. Half a minute "
-        "to a minute for each arm on two cores with JAX. Results go to "
+        f"then roll-outs of {arguments.rollout_steps:,} steps. Ten to "
+        "thirty seconds for each arm on two cores with JAX. Results go to "
         f"{arguments.out}.",
         flush=True,
     )
