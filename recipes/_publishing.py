@@ -86,12 +86,12 @@ def data_of(config):
     return {key: config["data"][key] for key in keys}
 
 
-def metric(name, split, value, seed):
+def metric(name, split, value, seed, digits=3):
     """A row of a card's metrics, from one seed."""
     return {
         "name": name,
         "split": split,
-        "value": round(value, 3),
+        "value": round(value, digits),
         "seeds": str(seed),
         "interval": "one seed",
     }

@@ -122,11 +122,23 @@ def metadata(arguments, config, metrics):
         },
         "metrics": [
             *_publishing.perplexities(arm, settings["seed"]),
+            *(
+                _publishing.metric(
+                    "perplexity of the same backbone with attention and "
+                    "SwiGLU blocks",
+                    split,
+                    metrics["base"][split]["perplexity"],
+                    settings["seed"],
+                )
+                for split in ("valid", "test")
+                if "base" in metrics
+            ),
             _publishing.metric(
                 "energy drift within a block, over its spread",
                 "test",
                 sum(row["drift"] for row in rows) / len(rows),
                 settings["seed"],
+                digits=5,
             ),
         ],
         "architecture": config["architecture"],
