@@ -223,9 +223,11 @@ class EquilibriumPropagation(keras.layers.Layer):
             List of K states.
         """
         slope = self.energy.slope(x)
-        for _ in range(num_steps):
-            states = self._step(states, slope(states))
-        return states
+
+        def step(states, _):
+            return self._step(states, slope(states)), None
+
+        return ops.scan(step, list(states), length=num_steps)[0]
 
     def cost(self, output, target):
         """`C = 1/2 |s_K - y|^2`, float tensor `(B,)`."""
