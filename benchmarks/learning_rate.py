@@ -45,9 +45,9 @@ def run(arguments):
     done = {(row["arm"], *schedule_of(row)) for row in rows}
     for schedule in SMOKE_SCHEDULES if arguments.smoke else SCHEDULES:
         for arm in ARMS:
-            if (arm, *schedule) in done:
-                continue
             epochs, rate, warmup = schedule
+            if (arm, epochs, warmup, rate) in done:
+                continue
             run_name = f"{arm}_{epochs}_{rate}_{warmup}"
             print(f"=== {run_name} ===", flush=True)
             arguments.epochs, arguments.learning_rate = epochs, rate
@@ -76,11 +76,12 @@ def run(arguments):
 
 
 def schedule_of(row):
-    return int(row["epochs"]), float(row["learning_rate"]), float(row["warmup"])
+    """Its key, in the order of the table."""
+    return int(row["epochs"]), float(row["warmup"]), float(row["learning_rate"])
 
 
 def marked(rows):
-    """Every row says whether it is the best of its arm at its length."""
+    """In order, and each says whether it is the best of its arm and length."""
     best = {}
     for row in rows:
         key = row["arm"], int(row["epochs"])
@@ -94,7 +95,7 @@ def marked(rows):
             == best[row["arm"], int(row["epochs"])]
             else "",
         }
-        for row in rows
+        for row in sorted(rows, key=schedule_of)
     ]
 
 
