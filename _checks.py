@@ -18,14 +18,14 @@ def check_real(name, value, allowed, fine):
         )
 
 
-def check_integer(name, value, least):
+def check_integer(name, value, least, allowed=None):
     """Raise a ValueError unless `value` is an integer of at least `least`."""
     if (
         isinstance(value, bool)
         or not isinstance(value, numbers.Integral)
         or value < least
     ):
+        allowed = allowed or f"an integer of at least {least}"
         raise ValueError(
-            f"`{name}` must be an integer of at least {least}. "
-            f"Received: {name}={value!r}"
+            f"`{name}` must be {allowed}. Received: {name}={value!r}"
         )

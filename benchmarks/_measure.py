@@ -1,8 +1,9 @@
-"""What every benchmark shares: fresh processes, spread, memory, file names."""
+"""What every benchmark shares: processes, spreads, memory, file names."""
 
 import csv
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -23,6 +24,19 @@ def spread(values):
         return (values[0],) * 3
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return median, low, high
+
+
+def half_width(values):
+    """Half the 95 % t interval of the mean of two values or more.
+
+    Two-sided, by SciPy's quantile of Student's t (needs `orrery[science]`).
+    """
+    # Here, so that a process whose memory is measured does not hold SciPy.
+    from scipy.stats import t
+
+    count = len(values)
+    quantile = float(t.ppf(0.975, count - 1))
+    return quantile * statistics.stdev(values) / math.sqrt(count)
 
 
 def run_task(

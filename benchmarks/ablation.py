@@ -25,8 +25,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "recipes"))
 
 import _command_line  # noqa: E402
 
-# Two-sided 95 % points of Student's t for n - 1 degrees of freedom.
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447}
 ARMS = ("base", "koopman", "physics", "both", "unpenalised")
 PAIRS = (
     ("koopman", "base"),
@@ -55,7 +53,7 @@ def main(argv=None):
     arguments = _command_line.parse(flags, argv)
     if arguments.seed:
         flags.error("--seed has no effect: seeds count from 0; see --seeds")
-    if arguments.seeds not in STUDENT:
+    if arguments.seeds not in range(2, 8):
         flags.error(f"--seeds must be 2 to 7; got {arguments.seeds}")
     arguments.resume = True
     run(arguments)
@@ -177,10 +175,9 @@ def differences(rows):
 
 def interval(values):
     """The mean, its 95 % t interval, and what it says."""
-    mean = statistics.mean(values)
-    half = (
-        STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
-    )
+    from _measure import half_width
+
+    mean, half = statistics.mean(values), half_width(values)
     low, high = mean - half, mean + half
     if high < 0:
         verdict = "better"

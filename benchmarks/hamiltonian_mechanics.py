@@ -47,8 +47,6 @@ MEASURES = {
     "reach": ("reach",),
 }
 PAIRED = ("position_10", "position_100", "position_1000", "energy_error")
-# 97.5 % quantiles of Student's t, by number of seeds.
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 
 
 @_command_line.plain_errors
@@ -57,7 +55,7 @@ def main(argv=None):
     flags.add_argument("--backend", default="jax")
     flags.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     flags.add_argument("--epochs", type=int, default=50)
-    flags.add_argument("--seeds", type=int, choices=STUDENT, default=3)
+    flags.add_argument("--seeds", type=int, choices=range(2, 6), default=3)
     flags.add_argument("--runs", type=pathlib.Path, help="folder of the runs")
     flags.add_argument(
         "--smoke", action="store_true", help="a few steps of everything"
@@ -190,9 +188,9 @@ def interval(logarithms):
     """Geometric mean and 95 % t interval; infinite where a run diverged."""
     if not logarithms or not all(map(math.isfinite, logarithms)):
         return (math.inf if logarithms else ""), ""
-    mean = statistics.mean(logarithms)
-    count = len(logarithms)
-    half = STUDENT[count] * statistics.stdev(logarithms) / math.sqrt(count)
+    from _measure import half_width
+
+    mean, half = statistics.mean(logarithms), half_width(logarithms)
     low, high = math.exp(mean - half), math.exp(mean + half)
     return math.exp(mean), f"{low:.3g} to {high:.3g}"
 

@@ -19,8 +19,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "recipes"))
 import _command_line  # noqa: E402
 import _koopman_runs  # noqa: E402
 
-# Two-sided 95 % points of Student's t for n - 1 degrees of freedom.
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447}
 ARMS = ("base", "koopman")
 CONTROL = "lstm"
 
@@ -34,7 +32,7 @@ def main(argv=None):
         "--seeds", type=int, default=3, help="2 to 7, from --seed on"
     )
     arguments = _command_line.parse(flags, argv)
-    if arguments.seeds not in STUDENT:
+    if arguments.seeds not in range(2, 8):
         flags.error(f"--seeds must be 2 to 7; got {arguments.seeds}")
     arguments.operator_epochs = 0
     _koopman_runs.run_and_write("koopman_arms", arguments, run)
@@ -43,6 +41,7 @@ def main(argv=None):
 def run(arguments, data, blocks, architecture, root):
     import _koopman_arms as arms
     from _koopman_setup import settings_of
+    from _measure import half_width
 
     rows, differences = [], []
     first = arguments.seed
@@ -62,12 +61,7 @@ def run(arguments, data, blocks, architecture, root):
             math.log(measured[arm]["valid"]["perplexity"]) for arm in ARMS
         )
         differences.append(koopman - base)
-    mean = statistics.mean(differences)
-    half = (
-        STUDENT[arguments.seeds]
-        * statistics.stdev(differences)
-        / math.sqrt(arguments.seeds)
-    )
+    mean, half = statistics.mean(differences), half_width(differences)
     rows.append(
         {
             **dict.fromkeys(rows[0], ""),

@@ -245,16 +245,16 @@ def energies(system, q, p):
 
 
 def largest(energy):
-    from orrery.zoo.rollout_measures import energy_drift
+    from orrery.zoo.rollout_measures import secular_drift
 
-    return energy_drift(energy)["error"]
+    return secular_drift(energy)["error"]
 
 
 def drift_of(energy):
     """Of several trajectories the worst."""
-    from orrery.zoo.rollout_measures import energy_drift, is_steady
+    from orrery.zoo.rollout_measures import is_steady, secular_drift
 
-    drift = energy_drift(energy)
+    drift = secular_drift(energy)
     return {
         "energy_error": float(drift["error"].max()),
         **{

@@ -105,7 +105,13 @@ class LagrangeMultiplier(keras.callbacks.Callback):
                 float(ops.convert_to_numpy(account.weight))
                 for account in accounts
             )
-            self.multiplier = min(held, self.maximum)
+            if held > self.maximum:
+                raise ValueError(
+                    f"`maximum` must be at least {held:g}, the weight that the "
+                    "model's energy has; or give `initial`, where it is to "
+                    f"start. Received: maximum={self.maximum!r}"
+                )
+            self.multiplier = held
 
     def on_epoch_begin(self, epoch, logs=None):
         accounts = self._accounts()

@@ -16,6 +16,7 @@ from .mechanical_systems import (
 from .stdlib import read_stdlib
 from .text import TextData, load_text, load_vocabulary
 from .text_file import read_text_file
+from .time_grid import time_step
 from .trajectory_file import read_trajectories, write_trajectories
 from .trajectory_windows import TrajectoryWindows
 from .vocabulary import Vocabulary
@@ -47,5 +48,6 @@ __all__ = [
     "read_trajectories",
     "read_wikitext2",
     "simulate",
+    "time_step",
     "write_trajectories",
 ]

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from .._checks import check_integer, check_real
+
 PARTS = {"train": 0.6, "valid": 0.2, "test": 0.2}
 
 
@@ -50,8 +52,8 @@ def noisy_patterns(
     them with a share of its bits flipped.
 
     Args:
-        count: int, examples of all parts together. Defaults to `1_000`.
-        width: int, bits of a pattern. Defaults to `16`.
+        count: int >= 5, examples of all parts together. Defaults to `1_000`.
+        width: int >= 1, bits of a pattern. Defaults to `16`.
         num_classes: int >= 2. Defaults to `4`.
         variants: int >= 1, patterns of each class. Defaults to `3`.
         flips: float in [0, 0.5), probability of a bit to be flipped. Defaults
@@ -74,16 +76,10 @@ def noisy_patterns(
         ("width", width, 1),
         ("num_classes", num_classes, 2),
         ("variants", variants, 1),
+        ("seed", seed, 0),
     ):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(
-                f"`{name}` must be an integer of at least {least}. "
-                f"Received: {name}={value!r}"
-            )
-    if not 0 <= flips < 0.5:
-        raise ValueError(
-            f"`flips` must be at least 0 and below 0.5. Received: {flips}"
-        )
+        check_integer(name, value, least)
+    check_real("flips", flips, "in [0, 0.5)", lambda share: 0 <= share < 0.5)
     generator = np.random.default_rng(seed)
     patterns = generator.integers(0, 2, (num_classes, variants, width))
     y = generator.integers(0, num_classes, count)

@@ -25,12 +25,18 @@ def mass_spring(
         **kwargs: further arguments of `simulate`.
 
     Returns:
-        A dict of arrays, see `simulate`.
+        A dict of arrays, see `simulate`; n = 1.
+
+    Raises:
+        ImportError, ValueError: see `simulate`.
 
     Example:
     >>> data = mass_spring(num_trajectories=3, num_points=20)
     >>> data["q"].shape, data["energy"].shape
     ((3, 20, 1), (3, 20))
+
+    Reference:
+        - [Greydanus et al., 2019](https://arxiv.org/abs/1906.01563), "hnn".
     """
     system = mass_spring_system(convention)
     return simulate(system, num_trajectories, num_points, **kwargs)
@@ -46,12 +52,18 @@ def pendulum(num_trajectories=50, num_points=45, convention="unit", **kwargs):
         **kwargs: further arguments of `simulate`.
 
     Returns:
-        A dict of arrays, see `simulate`.
+        A dict of arrays, see `simulate`; n = 1.
+
+    Raises:
+        ImportError, ValueError: see `simulate`.
 
     Example:
     >>> data = pendulum(convention="hnn", step_size=3 / 44, noise=0.1)
     >>> data["q"].shape  # the data of the HNN paper, by another seed
     (50, 45, 1)
+
+    Reference:
+        - [Greydanus et al., 2019](https://arxiv.org/abs/1906.01563), "hnn".
     """
     system = pendulum_system(convention)
     return simulate(system, num_trajectories, num_points, **kwargs)
@@ -66,13 +78,19 @@ def kepler(num_trajectories=50, num_points=100, **kwargs):
         **kwargs: further arguments of `simulate`.
 
     Returns:
-        A dict of arrays, see `simulate`.
+        A dict of arrays, see `simulate`; n = 2.
+
+    Raises:
+        ImportError, ValueError: see `simulate`.
 
     Example:
     >>> data = kepler(num_trajectories=2)
     >>> distance = np.linalg.norm(data["q"], axis=-1)
     >>> bool((distance > 0.65).all() and (distance < 1.48).all())
     True
+
+    Reference:
+        - [Hairer, Lubich, Wanner, 2006](https://doi.org/10.1007/3-540-30666-8)
     """
     return simulate(kepler_system(), num_trajectories, num_points, **kwargs)
 
@@ -86,12 +104,18 @@ def henon_heiles(num_trajectories=50, num_points=100, **kwargs):
         **kwargs: further arguments of `simulate`.
 
     Returns:
-        A dict of arrays, see `simulate`.
+        A dict of arrays, see `simulate`; n = 2.
+
+    Raises:
+        ImportError, ValueError: see `simulate`.
 
     Example:
     >>> data = henon_heiles(num_trajectories=2)
     >>> bool((data["energy"] < 1 / 6).all())
     True
+
+    Reference:
+        - [Henon and Heiles, 1964](https://doi.org/10.1086/109234)
     """
     system = henon_heiles_system()
     return simulate(system, num_trajectories, num_points, **kwargs)
@@ -124,8 +148,9 @@ def simulate(
             Defaults to `0.0`.
         friction: float >= 0, in 1 / time. Defaults to `0.0`.
         control: function from the time to u, a number or an array `(n,)`; or
-            an array `(num_trajectories, num_points, n)` whose last point is
-            not used. Defaults to `None`, no control.
+            an array `(num_trajectories, num_points, n)`. At the last point
+            it enters `dp` alone: no step follows. Defaults to `None`, no
+            control.
         initial: pair of arrays `(num_trajectories, n)`, q and p at time 0,
             instead of those that the system draws. Defaults to `None`.
 
@@ -147,6 +172,10 @@ def simulate(
     ... )
     >>> bool(np.allclose(pushed["q"][0, :, 0], 1 - np.cos(pushed["t"][0])))
     True
+
+    Reference:
+        - [Hairer, Norsett, Wanner, 1993](https://doi.org/10.1007/978-3-540-78862-1),
+          DOP853.
     """
     _check(num_trajectories, num_points, step_size, seed, noise, friction)
     q, p = _initial(system, num_trajectories, seed, initial)
@@ -188,8 +217,8 @@ def _control(control, time, shape):
     if control is None:
         return None
     if callable(control):
-        values = [np.broadcast_to(control(t), shape[2:]) for t in time]
-        values = np.broadcast_to(np.asarray(values, "float64"), shape).copy()
+        values = [_control_at(control, t, shape[2:]) for t in time]
+        values = np.broadcast_to(values, shape).copy()
     else:
         values = np.asarray(control, "float64")
     if values.shape != shape:
@@ -200,6 +229,16 @@ def _control(control, time, shape):
     # DOP853 would look for a step small enough for NaN, for ever.
     _check_finite("control", values)
     return values
+
+
+def _control_at(control, time, shape):
+    value = np.asarray(control(time), "float64")
+    if value.shape not in ((), shape):
+        raise ValueError(
+            "`control` must return a number or an array of the shape "
+            f"{shape}. Received: an array of the shape {value.shape}"
+        )
+    return np.broadcast_to(value, shape)
 
 
 def _check_finite(name, array):

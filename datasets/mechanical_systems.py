@@ -49,10 +49,13 @@ def mass_spring_system(convention="unit"):
             `|(q, p)|` uniform in [0.1, 1]. Defaults to `"unit"`.
 
     Returns:
-        A `MechanicalSystem`.
+        A `MechanicalSystem` with n = 1.
 
     Raises:
         ValueError: if the convention is another.
+
+    Reference:
+        - [Greydanus et al., 2019](https://arxiv.org/abs/1906.01563), "hnn".
     """
     stiffness = {"unit": 1.0, "hnn": 2.0}[_known(convention)]
     return MechanicalSystem(
@@ -75,10 +78,13 @@ def pendulum_system(convention="unit"):
             over the top. Defaults to `"unit"`.
 
     Returns:
-        A `MechanicalSystem`.
+        A `MechanicalSystem` with n = 1.
 
     Raises:
         ValueError: if the convention is another.
+
+    Reference:
+        - [Greydanus et al., 2019](https://arxiv.org/abs/1906.01563), "hnn".
     """
     hnn = _known(convention) == "hnn"
     strength = 3.0 if hnn else 1.0
@@ -100,6 +106,12 @@ def kepler_system():
     `r` uniform in [0.8, 1.2], at right angles to it and with 0.95 to 1.05 of
     the circular speed `1 / sqrt(r)`, either way round; `r` then stays within
     [0.65, 1.48].
+
+    Returns:
+        A `MechanicalSystem` with n = 2.
+
+    Reference:
+        - [Hairer, Lubich, Wanner, 2006](https://doi.org/10.1007/3-540-30666-8)
     """
 
     def potential(q):
@@ -126,6 +138,12 @@ def henon_heiles_system():
     uniform in [1/50, 1/8], below the escape at 1/6: the position is uniform in
     the disc `|q| < 0.4` where the potential leaves some of it, the direction
     of the momentum uniform.
+
+    Returns:
+        A `MechanicalSystem` with n = 2.
+
+    Reference:
+        - [Henon and Heiles, 1964](https://doi.org/10.1086/109234)
     """
 
     def potential(q):

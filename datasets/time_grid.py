@@ -11,10 +11,14 @@ def time_step(data):
     """The time between two points of trajectories, a float.
 
     Args:
-        data: dict with `t` and perhaps `length`, as `simulate` and
-            `read_trajectories` give them.
+        data: dict with `t` `(trajectories, points)` and perhaps `length`
+            `(trajectories,)`, as `simulate` and `read_trajectories` give them.
     """
-    return float(np.nanmean(np.diff(np.asarray(data["t"]), axis=-1)))
+    steps = np.diff(np.asarray(data["t"], "float64"), axis=-1)
+    if "length" in data:
+        last = np.asarray(data["length"])[:, None] - 1
+        steps = steps[np.arange(steps.shape[-1]) < last]
+    return float(np.mean(steps))
 
 
 def off_grid(t, step):

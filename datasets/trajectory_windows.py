@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from .._checks import check_integer
+from .._checks import check_integer, check_real
 from .epoch_order import EpochOrder
-from .time_grid import off_grid, time_step
+from .time_grid import UNEVEN, off_grid, time_step
 
 
 class TrajectoryWindows(EpochOrder):
@@ -20,7 +20,7 @@ class TrajectoryWindows(EpochOrder):
             `(trajectories, points, m)`, `length` `(trajectories,)` and `t`
             `(trajectories, points)`, as `simulate` and `read_trajectories`
             give them. The step of `t` must be that of the model that learns
-            from them (`time_step`).
+            from them: give `step_size`.
         num_steps: int, S >= 1, steps that follow the first state. Defaults to
             `10`.
         stride: int >= 1, points between the beginnings of two windows of a
@@ -30,6 +30,9 @@ class TrajectoryWindows(EpochOrder):
             Defaults to `True`.
         seed: int >= 0, first half of the order's key. Defaults to `0`.
         epoch: int >= 0, the first epoch. Defaults to `0`.
+        step_size: float, that of the model that learns from the windows, which
+            `t` must have too (2 %); `None` to leave it unchecked. Defaults to
+            `None`.
 
     Returns:
         Item `i` is `(inputs, states, sample_weight)` in float32: a dict with
@@ -39,8 +42,8 @@ class TrajectoryWindows(EpochOrder):
 
     Raises:
         ValueError: if the shapes do not fit, a point is not finite, the times
-            are not equally far apart, no trajectory has S + 1 points, or an
-            integer is too small.
+            are not equally far apart or not by `step_size`, no trajectory has
+            S + 1 points, or an integer is too small.
 
     Example:
     >>> from orrery.datasets import pendulum
@@ -61,10 +64,13 @@ class TrajectoryWindows(EpochOrder):
         shuffle=True,
         seed=0,
         epoch=0,
+        step_size=None,
     ):
         for name, value in (("num_steps", num_steps), ("stride", stride)):
             check_integer(name, value, 1)
         lengths = check_trajectories(data)
+        if step_size is not None:
+            _check_step_size(step_size, data)
         self.states = np.concatenate([data["q"], data["p"]], axis=-1)
         self.controls = data.get("u")
         if self.controls is not None:
@@ -153,12 +159,22 @@ def check_trajectories(data):
     return lengths
 
 
+def _check_step_size(step_size, data):
+    check_real("step_size", step_size, "above 0", lambda size: size > 0)
+    step = time_step(data) if "t" in data else step_size
+    if abs(step - step_size) > UNEVEN * step_size:
+        raise ValueError(
+            f"`step_size` must be the step of the data, {step:g}. "
+            f"Received: step_size={step_size!r}"
+        )
+
+
 def _check_times(t, lengths, shape):
     if t.shape != shape:
         raise ValueError(
             f"`data` must hold t of the shape {shape}. Received: {t.shape}"
         )
-    step = time_step({"t": t})
+    step = time_step({"t": t, "length": lengths})
     for index, length in enumerate(lengths):
         wrong = off_grid(t[index, :length], step) if length > 1 else ""
         if wrong:

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from .._checks import check_integer
 from .causal_attention import rotary
 from .mlp_potential import MLPPotential
 from .potential import Landscape, Potential
@@ -30,8 +31,9 @@ class AttentionPotential(Potential):
         Energies, float tensor `(B, N)`.
 
     Raises:
-        ValueError: if `num_heads` is not positive, at build if n is not a
-            multiple of `2 * num_heads` or there is no context.
+        ValueError: if `num_heads` or `hidden_dim` is not a positive integer,
+            at build if n is not a multiple of `2 * num_heads` or there is no
+            context.
 
     Example:
 
@@ -48,12 +50,8 @@ class AttentionPotential(Potential):
 
     def __init__(self, num_heads, hidden_dim=None, **kwargs):
         super().__init__(**kwargs)
-        if not isinstance(num_heads, int) or num_heads < 1:
-            raise ValueError(
-                "`num_heads` must be a positive integer. "
-                f"Received: {num_heads!r}"
-            )
-        self.num_heads = num_heads
+        check_integer("num_heads", num_heads, 1)
+        self.num_heads = int(num_heads)
         self.local = MLPPotential(hidden_dim, name="local")
 
     def build(self, q_shape, context_shape=None):

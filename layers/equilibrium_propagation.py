@@ -143,7 +143,12 @@ class EquilibriumPropagation(keras.layers.Layer):
             `Relaxation`: the K states, the steps taken (int32 scalar), and the
             largest residual of the batch (float32 scalar). All are constants
             to differentiation.
+
+        Raises:
+            ValueError: if the layer is not built, there is a beta and no
+                target, or the target has another shape.
         """
+        self._check_target(x, target, beta)
         x = ops.stop_gradient(ops.convert_to_tensor(x, self.compute_dtype))
         if states is None:
             states = self.energy.initial_states(x)
@@ -176,6 +181,21 @@ class EquilibriumPropagation(keras.layers.Layer):
         )
         found = [ops.stop_gradient(state) for state in carried[:count]]
         return Relaxation(found, steps, ops.stop_gradient(residual))
+
+    def _check_target(self, x, target, beta):
+        if not self.built:
+            raise ValueError(
+                "The layer has no weights yet: call build(input_shape) first"
+            )
+        if not beta:
+            return
+        wanted = (ops.shape(x)[0], self.energy.units[-1])
+        shape = None if target is None else ops.shape(target)
+        if shape is None or len(shape) != 2 or shape[1] != wanted[1]:
+            raise ValueError(
+                f"`target` must have the shape (batch, {wanted[1]}) where "
+                f"there is a beta. Received: {shape}"
+            )
 
     def nudge(self, x, target, free):
         """The two relaxations whose difference holds the gradient.

@@ -9,7 +9,7 @@ from .._checks import check_integer, check_real
 from .energy_account import EnergyAccount
 from .mlp_potential import MLPPotential
 from .potential import Potential
-from .symplectic_integrator import check_steps, integrate
+from .symplectic_integrator import SPLITTINGS, check_steps, integrate
 
 
 @keras.saving.register_keras_serializable(package="orrery")
@@ -20,7 +20,8 @@ class HamiltonianBlock(keras.layers.Layer):
     `num_steps * step_size` under `H = 1/2 p^T M^-1 p + V(q; c)`, with
     `M = diag softplus(.) > 0`. The map from `(q, p)` to its output is
     symplectic, has an exact inverse, and keeps `H` up to an error of the
-    order of the integrator. All this holds at a fixed context `c`.
+    order of the integrator. All this holds at a fixed context `c`, and not for
+    the controls among the integrators, `"forward_euler"` and `"rk4"`.
 
     The context is computed once, at the entrance, and frozen while the block
     steps: `c = u + Dropout(mixer(u))` with `u = RMSNorm(h)`; `c = u` for a
@@ -95,6 +96,12 @@ class HamiltonianBlock(keras.layers.Layer):
         check_steps(step_size, num_steps, integrator)
         check_integer("energy_tokens", energy_tokens, 0)
         check_real("dropout", dropout, "in [0, 1)", lambda rate: 0 <= rate < 1)
+        check_real(
+            "energy_weight", energy_weight, "from 0 on", lambda w: w >= 0
+        )
+        check_real(
+            "spread_floor", spread_floor, "in [0, 1]", lambda f: 0 <= f <= 1
+        )
         if energy_weight and not energy_tokens:
             raise ValueError(
                 "`energy_weight` needs `energy_tokens` above 0. Received: "
@@ -193,7 +200,7 @@ class HamiltonianBlock(keras.layers.Layer):
     def energy(self, q, p, context=None):
         """`H = T + V`, float tensors `(..., d / 2) -> (...)`."""
         (q,) = self._tensors(q)
-        return self.kinetic_energy(p) + self.potential.energy(q, context)
+        return self.kinetic_energy(p) + self._landscape(context).energy(q)
 
     def context(self, h, training=False):
         """What the potential is given at the entrance, or `None`."""
@@ -220,9 +227,18 @@ class HamiltonianBlock(keras.layers.Layer):
 
         Returns:
             list of S + 1 pairs `(q, p)`, the given one first.
+
+        Raises:
+            ValueError: if the potential has a context and none is given, or
+                the steps of an integrator that has no inverse are to be undone.
         """
+        if reverse and self.integrator not in SPLITTINGS:
+            raise ValueError(
+                "`reverse` needs a symplectic integrator: the steps of "
+                f"{self.integrator!r} backwards do not undo it"
+            )
         return self._integrate(
-            self.potential.freeze(context),
+            self._landscape(context),
             *self._tensors(q, p),
             num_steps=self.num_steps if num_steps is None else num_steps,
             step_size=self.step_size if step_size is None else step_size,
@@ -235,13 +251,17 @@ class HamiltonianBlock(keras.layers.Layer):
 
     def energies(self, states, context=None):
         """`T` and `V` along `integrate`'s states, each `(..., S + 1)`."""
-        landscape = self.potential.freeze(context)
+        landscape = self._landscape(context)
         kinetic = [self.kinetic_energy(p) for _, p in states]
         potential = [landscape.energy(q) for q, _ in states]
         return ops.stack(kinetic, axis=-1), ops.stack(potential, axis=-1)
 
     def inverse(self, h, context=None):
-        """The input whose output is `h`, given that input's context."""
+        """The input whose output is `h`, given that input's context.
+
+        Raises:
+            ValueError: see `integrate`.
+        """
         q, p = self.integrate(*_halves(h), context, reverse=True)[-1]
         return ops.cast(ops.concatenate([q, p], axis=-1), self.compute_dtype)
 
@@ -263,6 +283,14 @@ class HamiltonianBlock(keras.layers.Layer):
                 "The block has no weights yet: call build(input_shape) first"
             )
         return [ops.convert_to_tensor(a, dtype="float32") for a in arrays]
+
+    def _landscape(self, context):
+        if self.norm is not None and context is None:
+            raise ValueError(
+                "`context` is needed, for the potential depends on it: "
+                "`block.context(h)` of the block's input h"
+            )
+        return self.potential.freeze(context)
 
     def _integrate(self, landscape, q, p, num_steps, step_size, reverse=False):
         inverse_mass = 1.0 / self.masses()

@@ -3,12 +3,12 @@
 import keras
 from keras import ops
 
+from .._checks import check_real
 from .potential import Potential
 
 
 def _positive(name, value):
-    if not value > 0:
-        raise ValueError(f"`{name}` must be positive. Received: {value}")
+    check_real(name, value, "above 0", lambda x: x > 0)
     return float(value)
 
 
@@ -22,18 +22,27 @@ class HarmonicPotential(Potential):
         omega: float > 0, angular frequency at unit mass. Defaults to `1`.
         quartic: float >= 0. Defaults to `0`.
 
+    Call arguments:
+        q: float tensor `(..., n)`.
+
+    Returns:
+        Energies, float tensor `(...)`.
+
+    Raises:
+        ValueError: if `omega` or `quartic` is out of its range.
+
     Example:
     >>> float(HarmonicPotential(omega=2.0).energy(keras.ops.ones((1,))))
     2.0
+
+    Reference:
+        - [Hairer, Lubich, Wanner, 2006](https://doi.org/10.1007/3-540-30666-8)
     """
 
     def __init__(self, omega=1.0, quartic=0.0, **kwargs):
         super().__init__(**kwargs)
         self.omega = _positive("omega", omega)
-        if not quartic >= 0:
-            raise ValueError(
-                f"`quartic` must not be negative. Received: {quartic}"
-            )
+        check_real("quartic", quartic, "from 0 on", lambda x: x >= 0)
         self.quartic = float(quartic)
 
     def energy(self, q, context=None):
@@ -60,6 +69,22 @@ class PendulumPotential(Potential):
 
     Args:
         strength: float > 0, weight times length. Defaults to `1`.
+
+    Call arguments:
+        q: float tensor `(..., n)`, angles in radians, 0 hanging down.
+
+    Returns:
+        Energies, float tensor `(...)`.
+
+    Raises:
+        ValueError: if `strength` is not positive.
+
+    Example:
+    >>> float(PendulumPotential(3.0).energy(keras.ops.zeros((1,))))
+    0.0
+
+    Reference:
+        - [Hairer, Lubich, Wanner, 2006](https://doi.org/10.1007/3-540-30666-8)
     """
 
     def __init__(self, strength=1.0, **kwargs):
@@ -80,8 +105,18 @@ class PendulumPotential(Potential):
 class HenonHeilesPotential(Potential):
     """`V = (x^2 + y^2) / 2 + x^2 y - y^3 / 3`; bounded below energy 1/6.
 
+    Call arguments:
+        q: float tensor `(..., 2)`, x and y.
+
+    Returns:
+        Energies, float tensor `(...)`.
+
     Raises:
         ValueError: at build, if positions are not two numbers.
+
+    Example:
+    >>> float(HenonHeilesPotential().energy(keras.ops.array([1.0, 0.0])))
+    0.5
 
     Reference:
         - [Henon and Heiles, 1964](https://doi.org/10.1086/109234)
@@ -110,6 +145,22 @@ class KeplerPotential(Potential):
     Args:
         strength: float > 0, masses times gravitational constant. Defaults to
             `1`.
+
+    Call arguments:
+        q: float tensor `(..., n)`; at 0 energy and force are not finite.
+
+    Returns:
+        Energies, float tensor `(...)`.
+
+    Raises:
+        ValueError: if `strength` is not positive.
+
+    Example:
+    >>> float(KeplerPotential().energy(keras.ops.array([0.0, 2.0])))
+    -0.5
+
+    Reference:
+        - [Hairer, Lubich, Wanner, 2006](https://doi.org/10.1007/3-540-30666-8)
     """
 
     def __init__(self, strength=1.0, **kwargs):

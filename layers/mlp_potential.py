@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from .._checks import check_integer
 from .potential import Landscape, Potential
 
 
@@ -42,7 +43,7 @@ class MLPPotential(Potential):
         Energies, float tensor `(...)`.
 
     Raises:
-        ValueError: if `hidden_dim` is not positive.
+        ValueError: if `hidden_dim` is not a positive integer.
 
     Example:
     >>> potential = MLPPotential(16)
@@ -56,13 +57,15 @@ class MLPPotential(Potential):
 
     def __init__(self, hidden_dim=None, **kwargs):
         super().__init__(**kwargs)
-        if hidden_dim is not None and (
-            not isinstance(hidden_dim, int) or hidden_dim < 1
-        ):
-            raise ValueError(
-                "`hidden_dim` must be a positive integer, or None for four "
-                f"times the number of positions. Received: {hidden_dim!r}"
+        if hidden_dim is not None:
+            check_integer(
+                "hidden_dim",
+                hidden_dim,
+                1,
+                "a positive integer, or None for four times the number of "
+                "positions",
             )
+            hidden_dim = int(hidden_dim)
         self.hidden_dim = hidden_dim
 
     def build(self, q_shape, context_shape=None):

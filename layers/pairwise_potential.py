@@ -37,6 +37,12 @@ class PairwisePotential(RadialPotential):
     >>> force = keras.ops.reshape(potential.force(q), (5, 3, 2))
     >>> bool(keras.ops.max(keras.ops.abs(keras.ops.sum(force, 1))) < 1e-5)
     True
+
+    Reference:
+        - [Noether, 1918](https://arxiv.org/abs/physics/0503066), what
+          a symmetry conserves.
+        - [Sanchez-Gonzalez et al., 2019](https://arxiv.org/abs/1909.12790),
+          learned energies of interacting bodies.
     """
 
     def __init__(self, num_bodies, hidden_dim=32, **kwargs):

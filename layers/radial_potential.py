@@ -28,7 +28,7 @@ class RadialPotential(Potential):
         Energies, float tensor `(...)`.
 
     Raises:
-        ValueError: if `hidden_dim` is not positive.
+        ValueError: if `hidden_dim` is not a positive integer.
 
     Example:
     >>> potential = RadialPotential()
@@ -37,6 +37,10 @@ class RadialPotential(Potential):
     >>> change = potential(turned) - potential(q)
     >>> bool(keras.ops.max(keras.ops.abs(change)) < 1e-5)
     True
+
+    Reference:
+        - [Noether, 1918](https://arxiv.org/abs/physics/0503066), what
+          a symmetry conserves.
     """
 
     def __init__(self, hidden_dim=32, **kwargs):

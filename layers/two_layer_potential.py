@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from .._checks import check_integer
 from .potential import Landscape, Potential
 
 
@@ -30,7 +31,7 @@ class TwoLayerPotential(Potential):
         Energies, float tensor `(...)`.
 
     Raises:
-        ValueError: if `hidden_dim` is not positive.
+        ValueError: if `hidden_dim` is not a positive integer.
 
     Example:
     >>> potential = TwoLayerPotential(16)
@@ -44,12 +45,8 @@ class TwoLayerPotential(Potential):
 
     def __init__(self, hidden_dim=32, **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})
-        if not isinstance(hidden_dim, int) or hidden_dim < 1:
-            raise ValueError(
-                "`hidden_dim` must be a positive integer. "
-                f"Received: hidden_dim={hidden_dim!r}"
-            )
-        self.hidden_dim = hidden_dim
+        check_integer("hidden_dim", hidden_dim, 1, "a positive integer")
+        self.hidden_dim = int(hidden_dim)
 
     def build(self, q_shape, context_shape=None):
         n, h = q_shape[-1], self.hidden_dim

@@ -1,5 +1,7 @@
 """How far the energy of a trajectory strays from its initial value."""
 
+import numbers
+
 import keras
 from keras import ops
 
@@ -48,7 +50,9 @@ class EnergyConservation:
 
     Raises:
         ValueError: if `spread_floor` is out of its range, or a trace has no
-            axis of trajectories or fewer than two energies.
+            axis of trajectories, fewer than two energies or, with no
+            `initial`, one trajectory alone; or if `initial` is no scalar above
+            0.
 
     Example:
     >>> loss = EnergyConservation()
@@ -65,10 +69,21 @@ class EnergyConservation:
 
     def __call__(self, trace, initial=None):
         trace = ops.cast(ops.convert_to_tensor(trace), "float32")
-        if len(trace.shape) < 2 or trace.shape[-1] in (0, 1):
+        if (
+            len(trace.shape) < 2
+            or trace.shape[-1] in (0, 1)
+            or (initial is None and set(trace.shape[:-1]) == {1})
+        ):
             raise ValueError(
                 "`trace` must hold energies (..., S + 1) of several "
                 f"trajectories, S > 0. Received: shape {tuple(trace.shape)}"
+            )
+        if isinstance(initial, numbers.Real):
+            check_real("initial", initial, "above 0", lambda spread: spread > 0)
+        elif initial is not None and len(ops.shape(initial)):
+            raise ValueError(
+                "`initial` must be the scalar spread at initialisation, or "
+                f"None: this is no loss for `compile`. Received: {initial!r}"
             )
         start = trace[..., 0]
         error = ops.mean(ops.square(trace[..., 1:] - start[..., None]))

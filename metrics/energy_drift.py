@@ -46,6 +46,10 @@ class EnergyDrift(keras.metrics.Metric):
     >>> metric.update_state(None, [[1.0, 1.5], [3.0, 3.0]])
     >>> float(metric.result())  # 0.25 on average, and a spread of 1
     0.25
+
+    Reference:
+        - [Chan, Golub, LeVeque, 1983](https://doi.org/10.1080/00031305.1983.10483115),
+          the spread, batch by batch.
     """
 
     def __init__(

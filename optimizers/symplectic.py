@@ -3,16 +3,21 @@
 import keras
 from keras import ops
 
+from .._checks import check_integer, check_real
+
 
 class _Symplectic(keras.optimizers.Optimizer):
     """What both share: the damping, and the first kick."""
 
     def __init__(self, learning_rate, half_start, name, kwargs):
-        if isinstance(learning_rate, (int, float)) and not learning_rate > 0:
-            raise ValueError(
-                "`learning_rate` must be positive. "
-                f"Received: learning_rate={learning_rate}"
+        if not callable(learning_rate):
+            check_real(
+                "learning_rate",
+                learning_rate,
+                "above 0, or a schedule",
+                lambda rate: rate > 0,
             )
+            learning_rate = float(learning_rate)
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.half_start = bool(half_start)
 
@@ -96,18 +101,17 @@ class SymplecticSGD(_Symplectic):
                 "exp(-friction * sqrt(learning_rate)). Received: "
                 f"friction={friction}, damping={damping}"
             )
-        if friction is not None and not 0 <= friction < float("inf"):
-            raise ValueError(
-                "`friction` must be finite and not negative. "
-                f"Received: friction={friction}"
-            )
         if friction is None:
             damping = 0.9 if damping is None else damping
-            if not 0 <= damping <= 1:
-                raise ValueError(
-                    "`damping` must be from 0 to 1. "
-                    f"Received: damping={damping}"
-                )
+            check_real(
+                "damping", damping, "in [0, 1], or None", lambda d: 0 <= d <= 1
+            )
+            damping = float(damping)
+        else:
+            check_real(
+                "friction", friction, "from 0 on, or None", lambda g: g >= 0
+            )
+            friction = float(friction)
         super().__init__(learning_rate, half_start, name, kwargs)
         self.friction = friction
         self.damping = damping
@@ -203,25 +207,14 @@ class SymplecticAdam(_Symplectic):
         **kwargs,
     ):
         for argument, value in (("damping", damping), ("beta_2", beta_2)):
-            if not 0 <= value < 1:
-                raise ValueError(
-                    f"`{argument}` must be at least 0 and below 1. "
-                    f"Received: {argument}={value}"
-                )
-        if not 0 < epsilon < float("inf"):
-            raise ValueError(
-                f"`epsilon` must be positive. Received: epsilon={epsilon}"
-            )
-        if not isinstance(mass_every, int) or mass_every < 1:
-            raise ValueError(
-                "`mass_every` must be a positive integer. "
-                f"Received: mass_every={mass_every!r}"
-            )
+            check_real(argument, value, "in [0, 1)", lambda x: 0 <= x < 1)
+        check_real("epsilon", epsilon, "above 0", lambda x: x > 0)
+        check_integer("mass_every", mass_every, 1)
         super().__init__(learning_rate, half_start, name, kwargs)
-        self.damping = damping
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.mass_every = mass_every
+        self.damping = float(damping)
+        self.beta_2 = float(beta_2)
+        self.epsilon = float(epsilon)
+        self.mass_every = int(mass_every)
 
     def build(self, variables):
         if self.built:

@@ -11,9 +11,9 @@ from orrery.datasets import TrajectoryWindows
 from orrery.layers import RadialPotential
 from orrery.zoo import HamiltonianNet, NeuralODE, PlainHNN
 from orrery.zoo.rollout_measures import (
-    energy_drift,
     is_steady,
     position_errors,
+    secular_drift,
 )
 
 ARMS = {
@@ -208,7 +208,7 @@ def judge(model, problem, num_steps):
         measured["energy_error"] = float(np.sqrt(np.mean(largest**2)))
         measured["energy_error_median"] = float(np.median(largest))
         if problem.conserves:
-            drift = energy_drift(error)
+            drift = secular_drift(error)
             measured["steady"] = float(is_steady(drift).mean())
             for name in ("trend_over_oscillation", "growth"):
                 measured[name] = float(drift[name].max())

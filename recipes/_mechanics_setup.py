@@ -13,9 +13,9 @@ from orrery.datasets import (
     pendulum_system,
     read_trajectories,
     simulate,
+    time_step,
 )
 from orrery.datasets.corpus import file_sha256
-from orrery.datasets.time_grid import time_step
 
 SYSTEMS = {
     "pendulum": pendulum_system,

@@ -5,11 +5,13 @@
     python recipes/hamiltonian_lm.py --protocol legacy    # the original
 
 Beside it, from the same weights and with the same batches: the same backbone
-with attention and feed-forward blocks (`base`); the same blocks without the
-loss on energy (`unpenalised`), and without it integrated by forward Euler,
-which conserves nothing (`euler`); and one block of many steps, whose energy can
-be followed along depth (`autonomous`). Numbers, pictures and
-`report.md` are left in `--out`.
+with attention and feed-forward blocks (`base`), and one block of many steps,
+whose energy can be followed along depth (`autonomous`). With `--arms` also the
+same blocks without the loss on energy (`unpenalised`), and without it
+integrated by forward Euler, which conserves nothing (`euler`), or with
+potentials frozen at initialisation (`frozen`); a Koopman operator beside each
+block as an auxiliary loss (`koopman`), and with Hamiltonian blocks (`both`).
+Numbers, pictures and `report.md` are left in `--out`.
 """
 
 import math
@@ -26,9 +28,9 @@ ARMS = (
     "frozen",
     "autonomous",
 )
-DEFAULT_ARMS = ("base", "physics", "unpenalised", "euler", "autonomous")
+DEFAULT_ARMS = ("base", "physics", "autonomous")
 DEFAULTS = {
-    "stdlib": {"preset": "hamiltonian_lm_stdlib", "epochs": 2},
+    "stdlib": {"preset": "hamiltonian_lm_stdlib", "epochs": 3},
     "wikitext2": {"preset": "hamiltonian_lm_small", "epochs": 10},
 }
 LEGACY = {"backend", "data_dir", "batch_size", "seed", "dataset", "preset"}

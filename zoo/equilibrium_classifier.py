@@ -1,8 +1,10 @@
 """A classifier that answers by coming to rest, and learns by two rests."""
 
 import keras
+import numpy as np
 from keras import ops
 
+from .._checks import check_integer
 from ..layers.equilibrium_propagation import EquilibriumPropagation
 from ..layers.hopfield_energy import HopfieldEnergy, check_units
 
@@ -24,8 +26,8 @@ class EquilibriumClassifier(keras.Model):
     which one ended; above `tolerance`, raise `max_steps`. In training these
     cover all three descents, in evaluation the free one.
 
-    Everything is computed in `floatx`, also under a mixed policy: equilibria a
-    small nudge apart cannot be told in half precision.
+    Everything is computed in float32 under any policy: equilibria a small
+    nudge apart cannot be told in half precision.
 
     Args:
         input_dim: int, width of the input.
@@ -78,16 +80,9 @@ class EquilibriumClassifier(keras.Model):
         tolerance=1e-6,
         **kwargs,
     ):
-        super().__init__(**{"dtype": keras.config.floatx(), **kwargs})
-        for name, value, least in (
-            ("input_dim", input_dim, 1),
-            ("num_classes", num_classes, 2),
-        ):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"`{name}` must be an integer of at least {least}. "
-                    f"Received: {name}={value!r}"
-                )
+        super().__init__(**{"dtype": "float32", **kwargs})
+        check_integer("input_dim", input_dim, 1)
+        check_integer("num_classes", num_classes, 2)
         self.input_dim = input_dim
         self.hidden_dims = check_units(hidden_dims, "hidden_dims")
         self.num_classes = num_classes
@@ -126,6 +121,16 @@ class EquilibriumClassifier(keras.Model):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
+    def fit(self, x=None, y=None, **kwargs):
+        """As `keras.Model.fit`; labels given as an array are checked."""
+        self._check_values(y)
+        return super().fit(x, y, **kwargs)
+
+    def evaluate(self, x=None, y=None, **kwargs):
+        """As `keras.Model.evaluate`; labels given as an array are checked."""
+        self._check_values(y)
+        return super().evaluate(x, y, **kwargs)
+
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
@@ -133,7 +138,7 @@ class EquilibriumClassifier(keras.Model):
         x = ops.cast(x, self.compute_dtype)
         self._check_labels(y)
         labels = ops.cast(ops.reshape(y, (-1,)), "int32")
-        target = ops.one_hot(labels, self.num_classes)
+        target = ops.one_hot(labels, self.num_classes, dtype=self.compute_dtype)
         relaxation = self.relaxation
         free = relaxation.relax(x)
         cost, descents = relaxation.cost(free.states[-1], target), [free]
@@ -182,6 +187,16 @@ class EquilibriumClassifier(keras.Model):
                 "`y` must hold one label per example, integers from 0 to "
                 f"{self.num_classes - 1}, (batch,). Received: "
                 + ("None" if shape is None else f"shape {shape}")
+            )
+
+    def _check_values(self, y):
+        if not isinstance(y, np.ndarray):
+            return  # A data set's, or a tensor's, are not known yet.
+        wrong = (y != np.floor(y)) | (y < 0) | (y >= self.num_classes)
+        if wrong.any():
+            raise ValueError(
+                "`y` must hold labels from 0 to "
+                f"{self.num_classes - 1}. Received: {y[wrong][0]}"
             )
 
     def compute_output_shape(self, input_shape):

@@ -69,7 +69,7 @@ class HamiltonianNet(MechanicalModel):
 
     ```python
     data = orrery.datasets.pendulum(num_trajectories=4, num_points=20)
-    windows = orrery.datasets.TrajectoryWindows(data, num_steps=10)
+    windows = orrery.datasets.TrajectoryWindows(data, 10, step_size=0.1)
     model = HamiltonianNet(dim=1, hidden_dim=32)
     model.compile("adam", "mse")
     model.fit(windows, epochs=1, shuffle=False, verbose=0)
@@ -119,10 +119,15 @@ class HamiltonianNet(MechanicalModel):
                     "`potential` must have the methods energy(q, context) and "
                     f"force(q, context). Received: {potential!r}"
                 )
+        if not isinstance(friction, bool):
+            raise ValueError(
+                "`friction` must be True, to learn one, or False. "
+                f"Received: friction={friction!r}"
+            )
         self.potential = potential
         self.hidden_dim = hidden_dim
         self.mass = _check_mass(mass, dim)
-        self.friction = bool(friction)
+        self.friction = friction
         self.integrator = integrator
         self.substeps = substeps
 
@@ -146,13 +151,13 @@ class HamiltonianNet(MechanicalModel):
 
     # === The Hamiltonian, in the model's units ===
     def masses(self):
-        """Diagonal of M, a tensor `(n,)`."""
+        """Diagonal of M, a tensor `(n,)`, in units of `p t / q`."""
         if self.mass == "diagonal":
             return ops.softplus(ops.convert_to_tensor(self.mass_parameter))
         return ops.convert_to_tensor(self.mass, self.compute_dtype)
 
     def frictions(self):
-        """Diagonal of D, a tensor `(n,)`; zeros without friction."""
+        """Diagonal of D, a tensor `(n,)`, in units of `1 / t`; or zeros."""
         if not self.friction:
             return ops.zeros((self.dim,), self.compute_dtype)
         return ops.softplus(ops.convert_to_tensor(self.friction_parameter))

@@ -29,7 +29,8 @@ class MechanicalModel(Presets, keras.Model):
 
     Trained by `fit` on `orrery.datasets.TrajectoryWindows` with the loss
     `"mse"`, through the integrator. Everything is computed in `floatx`, also
-    under a mixed policy: half precision cannot tell energies apart.
+    under a mixed policy: half precision cannot tell energies apart. A
+    potential that is given must have that dtype; float32 is its own default.
 
     Args:
         dim: int, n >= 1, number of positions.
@@ -216,6 +217,49 @@ class MechanicalModel(Presets, keras.Model):
         q, _, _ = self._unpack(inputs)
         shape = (q.shape[0], self.num_steps + 1, 2 * self.dim)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def export(
+        self,
+        filepath,
+        format="tf_saved_model",
+        verbose=None,
+        input_signature=None,
+        **kwargs,
+    ):
+        """`keras.Model.export` of the map from states to trajectories.
+
+        Args:
+            filepath: str or path, where to write.
+            format: `"onnx"` (needs `jax2onnx` on JAX, `tf2onnx` on TensorFlow)
+                or another format of Keras.
+            verbose: bool or `None`, whether to print the path.
+            input_signature: what to feed, as in Keras, instead of states
+                `(B, 2 n)`, q beside p, or with a control of a dict of `"q"`,
+                `"p"` and `"controls"`.
+            **kwargs: passed on to Keras.
+        """
+        if input_signature is None:
+            shapes = {"states": (2 * self.dim,)}
+            if self.num_controls:
+                shapes = {
+                    "q": (self.dim,),
+                    "p": (self.dim,),
+                    "controls": (self.num_steps, self.num_controls),
+                }
+            specs = {
+                name: keras.InputSpec(
+                    shape=(None, *shape), dtype=self.compute_dtype, name=name
+                )
+                for name, shape in shapes.items()
+            }
+            input_signature = [specs.get("states", specs)]
+        super().export(
+            filepath,
+            format=format,
+            verbose=verbose,
+            input_signature=input_signature,
+            **kwargs,
+        )
 
     # === Config ===
     def get_config(self):

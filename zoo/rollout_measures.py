@@ -7,7 +7,7 @@ WINDOW = 0.1
 TINY = 1e-30
 
 
-def energy_drift(energy):
+def secular_drift(energy):
     """Whether an energy along a trajectory swings, or drifts.
 
     Args:
@@ -25,7 +25,7 @@ def energy_drift(energy):
     Example:
     >>> t = np.linspace(0, 100, 1001)
     >>> swings, drifts = np.sin(t), np.sin(t) + 0.1 * t
-    >>> found = energy_drift(np.stack([swings, drifts]))
+    >>> found = secular_drift(np.stack([swings, drifts]))
     >>> is_steady(found).tolist()
     [True, False]
     """
@@ -61,7 +61,7 @@ def is_steady(drift):
     tenth at most 1.1 times that of the first.
 
     Args:
-        drift: dict, what `energy_drift` returned.
+        drift: dict, what `secular_drift` returned.
 
     Returns:
         Bool array `(trajectories,)`.

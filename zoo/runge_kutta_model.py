@@ -2,6 +2,7 @@
 
 import keras
 
+from .._checks import check_integer
 from ..layers.runge_kutta import runge_kutta
 from .compensated import plain
 from .mechanical_model import MechanicalModel
@@ -26,12 +27,8 @@ class RungeKuttaModel(MechanicalModel):
 
     def __init__(self, dim, hidden_dim=64, *args, **kwargs):
         super().__init__(dim, *args, **kwargs)
-        if not isinstance(hidden_dim, int) or hidden_dim < 1:
-            raise ValueError(
-                "`hidden_dim` must be a positive integer. "
-                f"Received: hidden_dim={hidden_dim!r}"
-            )
-        self.hidden_dim = hidden_dim
+        check_integer("hidden_dim", hidden_dim, 1)
+        self.hidden_dim = int(hidden_dim)
 
     def stepper(self):
         step_size = self.step_size / self.units["t"]

@@ -2,6 +2,7 @@
 
 import keras
 
+from .._checks import check_integer
 from .equilibrium_classifier import EquilibriumClassifier
 
 
@@ -27,7 +28,8 @@ class UnrolledClassifier(EquilibriumClassifier):
         Scores, float tensor `(B, num_classes)`.
 
     Raises:
-        ValueError: see `EquilibriumClassifier`.
+        ValueError: if `unrolled_steps` is not a positive integer; see
+            `EquilibriumClassifier`.
 
     Example:
 
@@ -44,12 +46,8 @@ class UnrolledClassifier(EquilibriumClassifier):
         self, input_dim, hidden_dims, num_classes, unrolled_steps=30, **kwargs
     ):
         super().__init__(input_dim, hidden_dims, num_classes, **kwargs)
-        if not isinstance(unrolled_steps, int) or unrolled_steps < 1:
-            raise ValueError(
-                "`unrolled_steps` must be a positive integer. "
-                f"Received: unrolled_steps={unrolled_steps!r}"
-            )
-        self.unrolled_steps = unrolled_steps
+        check_integer("unrolled_steps", unrolled_steps, 1)
+        self.unrolled_steps = int(unrolled_steps)
 
     def learned_cost(self, x, target, free):
         states = self.relaxation.descend(x, free.states, self.unrolled_steps)

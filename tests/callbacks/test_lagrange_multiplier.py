@@ -244,3 +244,8 @@ def test_the_model_needs_an_account():
 def test_bad_arguments_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         LagrangeMultiplier(**change)
+
+
+def test_a_larger_weight_than_the_maximum_is_not_cut_in_silence():
+    with pytest.raises(ValueError, match="`maximum` must be at least 58"):
+        fit(make(energy_weight=29.0), LagrangeMultiplier(), epochs=1)

@@ -59,7 +59,10 @@ def test_batches_fill_up_the_last():
         (lambda: noisy_patterns(width=0), ValueError, "width"),
         (lambda: noisy_patterns(num_classes=1), ValueError, "num_classes"),
         (lambda: noisy_patterns(variants=0), ValueError, "variants"),
+        (lambda: noisy_patterns(True), ValueError, "count"),
         (lambda: noisy_patterns(flips=0.5), ValueError, "flips"),
+        (lambda: noisy_patterns(flips="a"), ValueError, "flips"),
+        (lambda: noisy_patterns(seed=-1), ValueError, "seed"),
         (
             lambda: LabelledBatches(np.ones((2, 3)), np.arange(3)),
             ValueError,

@@ -155,6 +155,12 @@ def test_control_enters_as_a_force_held_over_a_step():
         atol=1e-12,
     )
     assert data["dp"][1, 1, 0] == 2.0
+    # That of the last point moves nothing, but is in its derivative.
+    control[:, -1] = 3.0
+    last = mass_spring(2, 5, step_size=0.1, initial=start, control=control)
+    for name in "qp":
+        np.testing.assert_array_equal(last[name], data[name])
+    np.testing.assert_array_equal(last["dp"][:, -1], data["dp"][:, -1] + 3.0)
     # A function of time is sampled at the points, for every trajectory.
     sampled = mass_spring(2, 5, initial=start, control=np.cos)["u"]
     np.testing.assert_allclose(sampled[1, :, 0], np.cos(0.1 * np.arange(5)))
@@ -231,6 +237,10 @@ def test_forward_euler_gains_energy():
         ({"initial": np.zeros((50, 1))}, "`initial` must be a pair"),
         ({"initial": np.full((2, 50, 1), np.nan)}, "`initial`.*nan"),
         ({"control": np.zeros((50, 44, 1))}, r"\(50, 45, 1\)"),
+        (
+            {"control": lambda t: np.ones(3)},
+            r"`control`.*a number or.*\(1,\).*\(3,\)",
+        ),
         # The integrator itself would never come back.
         ({"control": lambda t: np.nan}, "`control` must be finite.*nan"),
         ({"control": np.full((50, 45, 1), np.inf)}, "`control`.*inf"),

@@ -2,8 +2,12 @@
 
 import numpy as np
 import pytest
-from orrery.datasets import kepler, read_trajectories, write_trajectories
-from orrery.datasets.time_grid import time_step
+from orrery.datasets import (
+    kepler,
+    read_trajectories,
+    time_step,
+    write_trajectories,
+)
 
 GOOD = """trajectory,t,q0,p0,u0,remark
 a,0.0,1.0,0.5,0.1,

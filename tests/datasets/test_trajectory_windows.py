@@ -96,6 +96,10 @@ def test_bad_trajectories():
         TrajectoryWindows({"q": Q, "p": Q, "length": [12, 13]})
     t = np.tile(np.arange(12.0), (2, 1))
     assert len(TrajectoryWindows({"q": Q, "p": Q, "t": 0.1 * t}))
+    padded = {"q": Q, "p": Q, "t": np.where(t < 5, t, 0), "length": [5, 5]}
+    assert len(TrajectoryWindows(padded, 2, step_size=1.0))
+    with pytest.raises(ValueError, match="`step_size`.*data, 1.*=0.1"):
+        TrajectoryWindows(padded, 2, step_size=0.1)
     t[1, 5] += 0.5
     with pytest.raises(ValueError, match="equal steps.*trajectory 1"):
         TrajectoryWindows({"q": Q, "p": Q, "t": t})

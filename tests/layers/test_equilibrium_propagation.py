@@ -330,6 +330,20 @@ def test_agrees_with_the_implicit_gradient_at_a_small_beta():
         assert cosine(found, block) > 0.99
 
 
+@pytest.mark.parametrize(
+    ("nudging", "order"), [("symmetric", 2), ("one_sided", 1)]
+)
+def test_error_of_the_layer_falls_with_beta(nudging, order):
+    """As that of NumPy does above; the next order shows at beta = 0.3."""
+    errors, betas = [], (0.03, 0.1, 0.3)
+    for beta in betas:
+        layer = make(beta=beta, nudging=nudging)
+        exact = flat(mean(row.implicit() for row in references(layer)))
+        errors.append(np.linalg.norm(flat(moved(layer)) - exact))
+    slope = np.polyfit(np.log(betas), np.log(errors), 1)[0]
+    assert slope == pytest.approx(order, abs=0.2)
+
+
 def relaxed_cost(weights, rho):
     """The mean cost at rest, float64, for any number of layers."""
 

@@ -19,14 +19,27 @@ def weights(layer):
     }
 
 
-def energy(layer, q, context=None):
+def hidden(layer, q, context=None):
+    """The weights and both hidden layers."""
     w = weights(layer)
     s = q @ w["kernel_1"] + w["bias_1"]
     if context is not None:
         s = s + context @ w["context_kernel"]
-    second = np.tanh(np.tanh(s) @ w["kernel_2"] + w["bias_2"])
+    first = np.tanh(s)
+    return w, first, np.tanh(first @ w["kernel_2"] + w["bias_2"])
+
+
+def energy(layer, q, context=None):
+    w, _, second = hidden(layer, q, context)
     stiffness = np.log1p(np.exp(w["curvature"]))
     return second @ w["amplitude"] + 0.5 * (stiffness * q * q).sum(-1)
+
+
+def force(layer, q, context=None):
+    w, first, second = hidden(layer, q, context)
+    slope = ((1 - second**2) * w["amplitude"]) @ w["kernel_2"].T
+    slope = ((1 - first**2) * slope) @ w["kernel_1"].T
+    return -slope - np.log1p(np.exp(w["curvature"])) * q
 
 
 @pytest.fixture(params=[False, True], ids=["alone", "context"])
@@ -37,26 +50,34 @@ def built(request):
     return layer, [ops.convert_to_tensor(array) for array in arrays]
 
 
-def test_energy(built):
+def test_energy_and_force_are_those_of_numpy(built):
+    """To the rounding of float32, 6e-8 of each of the terms that are summed.
+
+    They cancel, so it counts against the largest value, not against each.
+    """
     layer, inputs = built
-    found = ops.convert_to_numpy(layer.energy(*inputs))
-    wanted = energy(layer, *(Q, CONTEXT)[: len(inputs)])
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    arrays = [x.astype("float64") for x in (Q, CONTEXT)[: len(inputs)]]
+    for function, reference in ((layer.energy, energy), (layer.force, force)):
+        found = ops.convert_to_numpy(function(*inputs))
+        wanted = reference(layer, *arrays)
+        size = np.abs(wanted).max()
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6 * size)
 
 
 def test_force_is_minus_the_gradient(built):
-    """Central differences of the float64 reference."""
+    """Of NumPy's energy, by central differences."""
     layer, inputs = built
-    found = ops.convert_to_numpy(layer.force(*inputs))
     context, step = (CONTEXT,)[: len(inputs) - 1], 1e-5
-    for i in range(Q.shape[-1]):
-        shift = step * np.eye(Q.shape[-1])[i]
-        q = Q.astype("float64")
-        difference = energy(layer, q + shift, *context)
-        difference -= energy(layer, q - shift, *context)
-        np.testing.assert_allclose(
-            found[..., i], -difference / (2 * step), atol=2e-5
-        )
+    q = Q.astype("float64")
+    differences = np.zeros_like(q)
+    for i in range(q.shape[-1]):
+        shift = step * np.eye(q.shape[-1])[i]
+        change = energy(layer, q + shift, *context)
+        change -= energy(layer, q - shift, *context)
+        differences[..., i] = -change / (2 * step)
+    np.testing.assert_allclose(
+        force(layer, q, *context), differences, rtol=1e-6, atol=1e-8
+    )
 
 
 def test_contract():

@@ -56,7 +56,13 @@ def test_energies_all_alike_leave_the_floor_alone():
     assert float(loss(apart, 1.0)) == pytest.approx(2.0 + 0.495**2, rel=1e-3)
 
 
-@pytest.mark.parametrize("shape", [(3, 1), (5,), ()])
+@pytest.mark.parametrize("initial", [0.0, -1.0, float("nan"), np.ones((2, 3))])
+def test_bad_initial_spread(initial):
+    with pytest.raises(ValueError, match="`initial`"):
+        EnergyConservation()(np.ones((2, 3)), initial)
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (5,), (), (1, 3)])
 def test_bad_trace(shape):
     with pytest.raises(ValueError, match="trace"):
         EnergyConservation()(np.ones(shape))

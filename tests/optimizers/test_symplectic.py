@@ -1,5 +1,7 @@
 """Damped motion in the loss landscape: what it conserves, what it equals."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -252,17 +254,29 @@ def test_base_class_gives_decay_and_clipping():
         (lambda: SymplecticSGD(damping=-0.1), "damping"),
         (lambda: SymplecticSGD(damping=float("nan")), "damping"),
         (lambda: SymplecticSGD(friction=-1.0), "friction"),
+        (lambda: SymplecticSGD(friction="a"), "friction.*'a'"),
         (lambda: SymplecticSGD(friction=1.0, damping=0.9), "friction.*damping"),
         (lambda: SymplecticSGD(learning_rate=0.0), "learning_rate"),
         (lambda: SymplecticSGD(learning_rate=-1.0), "learning_rate"),
+        (lambda: SymplecticSGD(float("inf")), "learning_rate.*schedule"),
+        (lambda: SymplecticSGD("a"), "learning_rate"),
         (lambda: SymplecticAdam(damping=1.0), "damping"),
+        (lambda: SymplecticAdam(damping=None), "damping.*None"),
         (lambda: SymplecticAdam(beta_2=1.0), "beta_2"),
         (lambda: SymplecticAdam(epsilon=0.0), "epsilon"),
         (lambda: SymplecticAdam(mass_every=0), "mass_every"),
         (lambda: SymplecticAdam(mass_every=1.5), "mass_every"),
+        (lambda: SymplecticAdam(mass_every=True), "mass_every"),
         (lambda: SymplecticAdam(learning_rate=-1e-3), "learning_rate"),
     ],
 )
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_numbers_of_numpy_are_numbers():
+    sgd = SymplecticSGD(np.float32(0.5), friction=np.float64(0.1))
+    adam = SymplecticAdam(1, mass_every=np.int64(3))
+    json.dumps([sgd.get_config(), adam.get_config()])
+    assert adam.get_config()["mass_every"] == 3

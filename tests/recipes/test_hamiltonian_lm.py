@@ -59,7 +59,7 @@ def history(folder, arm):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recipe")
-    recipe("--smoke", "--out", folder)
+    recipe("--smoke", "--arms", *ARMS, "--out", folder)
     return folder
 
 

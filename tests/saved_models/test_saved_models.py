@@ -6,16 +6,19 @@ import pytest
 from keras import ops
 from orrery.datasets import pendulum, pendulum_system
 from orrery.zoo import HamiltonianNet
+from orrery.zoo.energy_measures import evaluate_energies
 from orrery.zoo.model_card import REQUIRED, render_card
 from orrery.zoo.publishing import golden_differences
 from orrery.zoo.registry import find, read_metadata
 
 NAMES = orrery.list_models()
 KOOPMAN = orrery.list_models("koopman_lm*")
+HAMILTONIAN = orrery.list_models("hamiltonian_lm*")
 
 
 def test_the_first_ones_are_here():
     assert {"koopman_lm_small", "koopman_lm_stdlib"} <= set(KOOPMAN)
+    assert "hamiltonian_lm_small" in HAMILTONIAN
     assert "hamiltonian_pendulum" in NAMES
 
 
@@ -47,18 +50,27 @@ def test_keeps_the_operators_but_not_their_statistics(name):
     assert len([line for line in lines if line]) == model.vocabulary_size
 
 
-@pytest.mark.parametrize("name", KOOPMAN)
+@pytest.mark.parametrize("name", KOOPMAN + HAMILTONIAN)
 def test_strictly_causal(name):
     model = orrery.load(name)
     rng = np.random.default_rng(0)
     tokens = rng.integers(2, model.vocabulary_size, (1, 12)).astype("int32")
-    for replaced in ((), range(model.num_layers)):
+    for replaced in {(), tuple(range(len(model.operators)))}:
         model.set_replaced(replaced)
         before = ops.convert_to_numpy(model(tokens))
         changed = tokens.copy()
         changed[:, 7:] = 2
         after = ops.convert_to_numpy(model(changed))
         np.testing.assert_array_equal(before[:, :7], after[:, :7])
+
+
+@pytest.mark.parametrize("name", HAMILTONIAN)
+def test_every_block_keeps_its_energy(name):
+    """On frequent words in any order, within the steps' stability."""
+    tokens = np.random.default_rng(0).integers(2, 200, (2, 16))
+    for row in evaluate_energies(orrery.load(name), tokens):
+        assert row["drift"] <= 0.01
+        assert 0 < row["step_angle"] < 2
 
 
 def test_the_pendulum_swings_as_the_true_one_does():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 from orrery.datasets import LabelledBatches, noisy_patterns
+from orrery.testing import compare_backends, updated_weights
 from orrery.zoo import EquilibriumClassifier, UnrolledClassifier
 
 PARTS = noisy_patterns(1000, width=12, num_classes=3, variants=2, flips=0.05)
@@ -133,6 +134,14 @@ def learner():
         ),
         (lambda: learner().fit(np.ones((4, 5))), "`y`.*None"),
         (
+            lambda: learner().fit(np.ones((2, 5)), np.array([0, 3])),
+            "`y` must hold labels from 0 to 2. Received: 3",
+        ),
+        (
+            lambda: learner().evaluate(np.ones((2, 5)), np.array([0.5, 1])),
+            "`y` must hold labels from 0 to 2. Received: 0.5",
+        ),
+        (
             lambda: LabelledBatches(np.ones((2, 5)), np.array([0, -1])),
             "`y`.*-1 as example 1",
         ),
@@ -145,3 +154,30 @@ def learner():
 def test_bad_input_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# === One file, three backends ===
+X = np.random.default_rng(0).normal(size=(16, 5)).astype("float32")
+Y = np.arange(16) % 3
+
+
+def build(path):
+    keras.utils.set_random_seed(0)
+    model = EquilibriumClassifier(5, (6, 4), 3)
+    model.build()
+    model.save(path)
+
+
+def run(path):
+    scores = keras.saving.load_model(path)(X)
+    updated = updated_weights(
+        keras.saving.load_model(path), keras.optimizers.SGD(1e-2), X, Y
+    )
+    return {"scores": ops.convert_to_numpy(scores), **updated}
+
+
+@pytest.mark.cross_backend
+def test_backends_agree(tmp_path):
+    differences = compare_backends(__file__, tmp_path)
+    assert differences["scores"].absolute < 1e-5
+    assert max(d.relative for d in differences.values()) < 1e-3

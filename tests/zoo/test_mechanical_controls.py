@@ -59,3 +59,9 @@ def test_the_widest_network_of_a_size(cls):
     assert cls.of_size(size - 1, 2).hidden_dim == 7
     with pytest.raises(ValueError, match="at least.*parameters=3"):
         cls.of_size(3, 2)
+
+
+@pytest.mark.parametrize("hidden_dim", [0, 2.5, True, None])
+def test_bad_widths(hidden_dim):
+    with pytest.raises(ValueError, match="`hidden_dim`.*at least 1"):
+        NeuralODE(2, hidden_dim)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from orrery.zoo.rollout_measures import (
-    energy_drift,
     is_steady,
     position_errors,
+    secular_drift,
 )
 
 
@@ -13,7 +13,7 @@ def test_drift_and_errors_of_what_diverges():
     energy = np.ones((3, 100))
     energy[1, 50:] = np.inf
     energy[2] = np.linspace(0, 1, 100)
-    drift = energy_drift(energy)
+    drift = secular_drift(energy)
     assert drift["error"].tolist() == [0.0, np.inf, 1.0]
     assert drift["trend"][2] == pytest.approx(1.0)
     assert is_steady(drift).tolist() == [True, False, False]
