@@ -55,12 +55,14 @@ def main(argv=None):
     flags.add_argument("--backend", default="jax")
     flags.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     flags.add_argument("--epochs", type=int, default=50)
-    flags.add_argument("--seeds", type=int, choices=range(2, 6), default=3)
+    flags.add_argument("--seeds", type=int, default=3, help="2 or more")
     flags.add_argument("--runs", type=pathlib.Path, help="folder of the runs")
     flags.add_argument(
         "--smoke", action="store_true", help="a few steps of everything"
     )
     arguments = flags.parse_args(argv)
+    if arguments.seeds < 2:
+        flags.error(f"--seeds must be at least 2; got {arguments.seeds}")
     root = arguments.runs or pathlib.Path(
         f"runs/mechanics-{arguments.backend}"
         + ("-smoke" if arguments.smoke else "")

@@ -29,11 +29,11 @@ def main(argv=None):
         __doc__.splitlines()[0], "wikitext2", "koopman_lm_small", 2, 2e-3
     )
     flags.add_argument(
-        "--seeds", type=int, default=3, help="2 to 7, from --seed on"
+        "--seeds", type=int, default=3, help="2 or more, from --seed on"
     )
     arguments = _command_line.parse(flags, argv)
-    if arguments.seeds not in range(2, 8):
-        flags.error(f"--seeds must be 2 to 7; got {arguments.seeds}")
+    if arguments.seeds < 2:
+        flags.error(f"--seeds must be at least 2; got {arguments.seeds}")
     arguments.operator_epochs = 0
     _koopman_runs.run_and_write("koopman_arms", arguments, run)
 

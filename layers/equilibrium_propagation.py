@@ -148,7 +148,7 @@ class EquilibriumPropagation(keras.layers.Layer):
             ValueError: if the layer is not built, there is a beta and no
                 target, or the target has another shape.
         """
-        self._check_target(x, target, beta)
+        self._check_target(target, beta)
         x = ops.stop_gradient(ops.convert_to_tensor(x, self.compute_dtype))
         if states is None:
             states = self.energy.initial_states(x)
@@ -182,19 +182,19 @@ class EquilibriumPropagation(keras.layers.Layer):
         found = [ops.stop_gradient(state) for state in carried[:count]]
         return Relaxation(found, steps, ops.stop_gradient(residual))
 
-    def _check_target(self, x, target, beta):
+    def _check_target(self, target, beta):
         if not self.built:
             raise ValueError(
                 "The layer has no weights yet: call build(input_shape) first"
             )
         if not beta:
             return
-        wanted = (ops.shape(x)[0], self.energy.units[-1])
-        shape = None if target is None else ops.shape(target)
-        if shape is None or len(shape) != 2 or shape[1] != wanted[1]:
+        width = self.energy.units[-1]
+        shape = None if target is None else tuple(target.shape)
+        if shape is None or len(shape) != 2 or shape[1] != width:
             raise ValueError(
-                f"`target` must have the shape (batch, {wanted[1]}) where "
-                f"there is a beta. Received: {shape}"
+                f"`target` must have the shape (batch, {width}) where there "
+                f"is a beta. Received: {shape}"
             )
 
     def nudge(self, x, target, free):

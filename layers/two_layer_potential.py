@@ -45,7 +45,7 @@ class TwoLayerPotential(Potential):
 
     def __init__(self, hidden_dim=32, **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})
-        check_integer("hidden_dim", hidden_dim, 1, "a positive integer")
+        check_integer("hidden_dim", hidden_dim, 1)
         self.hidden_dim = int(hidden_dim)
 
     def build(self, q_shape, context_shape=None):

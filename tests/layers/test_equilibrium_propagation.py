@@ -429,3 +429,14 @@ def test_bad_arguments_are_named(make, error, message):
 def test_states_of_another_width_are_named():
     with pytest.raises(ValueError, match="widths"):
         HopfieldEnergy((3, 2))((np.ones((4, 5)), np.ones((4, 3))))
+
+
+@pytest.mark.parametrize("target", [None, np.ones((2, 1)), np.ones(3)])
+def test_a_nudge_needs_a_target_of_the_outputs_shape(target):
+    layer = EquilibriumPropagation(HopfieldEnergy((4, 3)))
+    x = ops.ones((2, 5))
+    with pytest.raises(ValueError, match=r"build\(input_shape\)"):
+        layer.relax(x)
+    layer.build((None, 5))
+    with pytest.raises(ValueError, match=r"`target`.*\(batch, 3\)"):
+        layer.relax(x, target, beta=0.1)

@@ -118,5 +118,5 @@ def test_drives_a_block():
 
 @pytest.mark.parametrize("hidden_dim", [0, -1, 2.5, None])
 def test_bad_width(hidden_dim):
-    with pytest.raises(ValueError, match="`hidden_dim`.*positive integer"):
+    with pytest.raises(ValueError, match="`hidden_dim`.*at least 1"):
         TwoLayerPotential(hidden_dim)

@@ -112,6 +112,12 @@ def learner():
     return model
 
 
+def test_arguments_by_position_are_those_of_keras():
+    model, x, y = learner(), np.ones((4, 5)), np.array([0, 1, 2, 0])
+    assert len(model.fit(x, y, 2, 1, 0).history["loss"]) == 1
+    assert np.isfinite(model.evaluate(x, y, 2, 0)[0])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

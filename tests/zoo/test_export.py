@@ -16,7 +16,7 @@ CONVERTERS = {"jax": "jax2onnx", "tensorflow": "tf2onnx"}
 def onnxruntime():
     backend = keras.backend.backend()
     if backend not in CONVERTERS:
-        pytest.skip(f"the exporter of {backend} does not know RMSNorm")
+        pytest.skip(f"{backend}: slow, and does not know RMSNorm")
     pytest.importorskip(CONVERTERS[backend])
     return pytest.importorskip("onnxruntime")
 
