@@ -72,7 +72,9 @@ class KoopmanMeasures:
         losses, measures = zip(*measured, strict=True)
 
         def mean(values):
-            return sum(values) / len(measured)
+            # TensorFlow's graph optimizer may put a chain of `+` in another
+            # order in every process; one reduction has one order.
+            return ops.mean(ops.stack(values))
 
         contribution = ops.convert_to_tensor(self.koopman_weight) * mean(losses)
         self.add_loss(contribution)
