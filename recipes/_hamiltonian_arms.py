@@ -51,6 +51,13 @@ def build(arm, seed, architecture, base_hidden_dim=None):
         changes = {"koopman": KOOPMAN}
     elif arm == "euler":
         changes = {"integrator": "forward_euler"}
+    elif arm == "attention_energy":
+        changes = {
+            "coupling": "attention_energy",
+            "hidden_dim": width_without_mixer(
+                architecture["dim"], base.blocks[0].count_params()
+            ),
+        }
     elif arm == "autonomous":
         steps = architecture["num_layers"] * architecture["num_steps"]
         changes = {"num_layers": 1, "num_steps": steps}
@@ -62,6 +69,15 @@ def build(arm, seed, architecture, base_hidden_dim=None):
         for block in model.blocks:
             block.potential.trainable = False
     return model
+
+
+def width_without_mixer(dim, weights):
+    """Hidden width at which an attention potential's block has as many weights.
+
+    It has a norm and masses (3/2 d), keys and a null key (d/2 (d + 1)), and of
+    its well k (d/2), W (d/2 x m) and two biases (2 m).
+    """
+    return round((weights - dim * (dim + 5) / 2) / (dim / 2 + 2))
 
 
 def _base(seed, architecture, hidden_dim, has_operators):

@@ -13,6 +13,7 @@ COLORS = {
     "unpenalised": "C7",
     "euler": "C4",
     "frozen": "C5",
+    "attention_energy": "C8",
     "autonomous": "C6",
 }
 ENERGY = (

@@ -16,6 +16,11 @@ def arguments(description):
     flags = argparse.ArgumentParser(description=description)
     flags.add_argument("run", type=pathlib.Path, help="folder of the run")
     flags.add_argument("name", help="of the saved model: its preset")
+    flags.add_argument(
+        "--tables-only",
+        action="store_true",
+        help="write tables and pictures, no saved model",
+    )
     flags.add_argument("--hardware", default=f"{os.cpu_count()} CPU cores")
     arguments = flags.parse_args()
     config, metrics = (
@@ -28,6 +33,8 @@ def arguments(description):
 
 def publish_language_model(arguments, metadata):
     """`saved_models/<name>/` from the run's `model.keras`."""
+    if arguments.tables_only:
+        return
     import numpy as np
     import orrery
     from orrery.zoo.publishing import publish

@@ -33,6 +33,8 @@ def main():
         if path.exists():
             name = f"{arguments.name}_{picture}.png"
             shutil.copy(path, ROOT / "results" / name)
+    if arguments.tables_only:
+        return
 
     import numpy as np
     import orrery

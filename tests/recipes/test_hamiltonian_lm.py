@@ -142,7 +142,15 @@ def test_arms_start_from_the_weights_they_share(monkeypatch):
     }
     models = {
         arm: arms.build(arm, 3, architecture)
-        for arm in ("base", "koopman", "physics", "both", "euler", "frozen")
+        for arm in (
+            "base",
+            "koopman",
+            "physics",
+            "both",
+            "euler",
+            "frozen",
+            "attention_energy",
+        )
     }
     values = {
         arm: {
@@ -159,6 +167,17 @@ def test_arms_start_from_the_weights_they_share(monkeypatch):
             np.testing.assert_array_equal(
                 values["base"][name], values[arm][name]
             )
+    common = values["base"].keys() & values["attention_energy"].keys()
+    assert {"token_embedding/embeddings", "head/bias"} <= common
+    assert not any("mixer/" in name for name in values["attention_energy"])
+    sizes = {
+        arm: sum(
+            int(np.prod(weight.shape))
+            for weight in models[arm].blocks[0].trainable_weights
+        )
+        for arm in ("base", "attention_energy")
+    }
+    assert sizes["attention_energy"] == pytest.approx(sizes["base"], rel=0.02)
     assert values["euler"].keys() == values["physics"].keys()
     assert not any("potential" in name for name in values["frozen"])
 
