@@ -17,7 +17,7 @@ def rotary(x, positions):
     Args:
         x: float tensor `(B, N, H, D)`, D even; pair j is features
             `(j, j + D/2)`.
-        positions: int tensor `(N,)`.
+        positions: int tensor `(N,)`, or `(B, N)` if rows differ.
 
     Returns:
         Tensor of the shape and dtype of `x`.
@@ -27,7 +27,7 @@ def rotary(x, positions):
     """
     half = x.shape[-1] // 2
     rate = ROTARY_BASE ** (-ops.arange(0, half, dtype="float32") / half)
-    angle = ops.cast(positions, "float32")[:, None, None] * rate
+    angle = ops.cast(positions, "float32")[..., None, None] * rate
     cosine, sine = (
         ops.cast(ops.cos(angle), x.dtype),
         ops.cast(ops.sin(angle), x.dtype),
@@ -66,6 +66,8 @@ class CausalSelfAttention(keras.layers.Layer):
 
     Call arguments:
         x: float tensor `(B, N, d)`.
+        positions: int tensor `(B, N)`, rising along a row, where the tokens
+            are some of a longer text; `0 ... N - 1` if not given.
 
     Returns:
         float tensor `(B, N, d)`.
@@ -122,8 +124,10 @@ class CausalSelfAttention(keras.layers.Layer):
         q, k, v = (ops.reshape(a, shape) for a in (q, k, v))
         return rotary(q, positions), rotary(k, positions), v
 
-    def call(self, x):
-        q, k, v = self._heads(x, ops.arange(0, ops.shape(x)[1], dtype="int32"))
+    def call(self, x, positions=None):
+        if positions is None:
+            positions = ops.arange(0, ops.shape(x)[1], dtype="int32")
+        q, k, v = self._heads(x, positions)
         y = self.attend(q, k, v)
         return self.output_projection(ops.reshape(y, ops.shape(x)))
 
@@ -142,17 +146,40 @@ class CausalSelfAttention(keras.layers.Layer):
         )
 
     def step(self, x, state, index):
-        """Attend from one token `(B, 1, d)` at position `index`."""
+        """Attend from tokens `(B, M, d)` at positions `index`, `index + 1`...
+
+        Whatever the caches hold at these positions or after is not looked at.
+        """
+        positions = self._positions(x, index)
+        q, k, v = self._heads(x, positions)
+        keys, values = state = self._write(state, k, v, index)
+        seen = ops.arange(0, keys.shape[1], dtype="int32") <= positions[:, None]
+        y = ops.dot_product_attention(q, keys, values, mask=seen[None, None])
+        return self.output_projection(ops.reshape(y, ops.shape(x))), state
+
+    def remember(self, x, state, index):
+        """The caches as `step` leaves them, without attending."""
+        kernel = self.query_key_value
+        if kernel.quantization_mode is None:
+            width = self.num_heads * self.head_dim
+            x = ops.cast(x, self.compute_dtype)
+            joint = ops.cast(kernel.kernel[:, width:], self.compute_dtype)
+            k, v = ops.split(ops.matmul(x, joint), 2, axis=-1)
+        else:
+            _, k, v = ops.split(kernel(x), 3, axis=-1)
+        shape = (*ops.shape(x)[:2], self.num_heads, self.head_dim)
+        k, v = ops.reshape(k, shape), ops.reshape(v, shape)
+        k = rotary(k, self._positions(x, index))
+        return self._write(state, k, v, index)
+
+    def _positions(self, x, index):
+        return index + ops.arange(0, x.shape[1], dtype="int32")
+
+    def _write(self, state, k, v, index):
         keys, values = state
-        q, k, v = self._heads(x, ops.reshape(index, (1,)))
-        keys = ops.slice_update(keys, (0, index, 0, 0), k)
-        values = ops.slice_update(values, (0, index, 0, 0), v)
-        seen = ops.arange(0, keys.shape[1], dtype="int32") <= index
-        y = ops.dot_product_attention(
-            q, keys, values, mask=seen[None, None, None, :]
-        )
-        y = self.output_projection(ops.reshape(y, ops.shape(x)))
-        return y, (keys, values)
+        start = (0, index, 0, 0)
+        keys = ops.slice_update(keys, start, ops.cast(k, keys.dtype))
+        return keys, ops.slice_update(values, start, ops.cast(v, values.dtype))
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -20,6 +20,7 @@ class DecoderBlock(keras.layers.Layer):
 
     Call arguments:
         x: float tensor `(B, N, d)`.
+        positions: int tensor `(B, N)`, for a mixer that takes it.
 
     Returns:
         float tensor `(B, N, d)`.
@@ -61,8 +62,9 @@ class DecoderBlock(keras.layers.Layer):
             if not layer.built:
                 layer.build(input_shape)
 
-    def call(self, x):
-        y = self.mixer(self.mixer_norm(x))
+    def call(self, x, positions=None):
+        where = {} if positions is None else {"positions": positions}
+        y = self.mixer(self.mixer_norm(x), **where)
         x = x + self.mixer_dropout(y)
         y = self.feedforward(self.feedforward_norm(x))
         return x + self.feedforward_dropout(y)
@@ -72,10 +74,17 @@ class DecoderBlock(keras.layers.Layer):
         return self.mixer.initial_state(batch_size, max_length)
 
     def step(self, x, state, index):
-        """One token `(B, 1, d)` at position `index`, without dropout."""
+        """Tokens `(B, M, d)` from position `index` on, without dropout.
+
+        How many at a time is for the mixer to say: attention takes any M.
+        """
         y, state = self.mixer.step(self.mixer_norm(x), state, index)
         x = x + y
         return x + self.feedforward(self.feedforward_norm(x)), state
+
+    def remember(self, x, state, index):
+        """The state after `step`, where the mixer can tell it by itself."""
+        return self.mixer.remember(self.mixer_norm(x), state, index)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -75,6 +75,61 @@ def test_streaming_equals_the_full_pass():
         )
 
 
+def test_several_tokens_at_a_time_are_as_many_single_ones():
+    layer = CausalSelfAttention(4)
+    full = ops.convert_to_numpy(layer(X))
+    state = layer.initial_state(2, 12)
+    for start, end in ((0, 1), (1, 4), (4, 9)):
+        x = ops.convert_to_tensor(X[:, start:end])
+        y, state = layer.step(x, state, start)
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(y), full[:, start:end], atol=1e-5
+        )
+    # Once more, over what the caches already hold, and have beyond.
+    y, _ = layer.step(ops.convert_to_tensor(X[:, 2:6]), state, 2)
+    np.testing.assert_allclose(ops.convert_to_numpy(y), full[:, 2:6], atol=1e-5)
+
+
+def test_remembering_leaves_the_caches_of_a_step():
+    layer = CausalSelfAttention(4)
+    layer.build(X.shape)
+    empty = layer.initial_state(2, 9)
+    x = ops.convert_to_tensor(X[:, 3:5])
+    _, stepped = layer.step(x, empty, 3)
+    remembered = layer.remember(x, empty, 3)
+    for one, two in zip(stepped, remembered, strict=True):
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(one), ops.convert_to_numpy(two), atol=1e-6
+        )
+        assert np.abs(ops.convert_to_numpy(one)[:, 3:5]).min() > 0
+
+
+def test_some_tokens_of_a_text_keep_their_positions():
+    """Tokens 1, 4, 6 at their places: as if the others had no keys."""
+    layer = CausalSelfAttention(4)
+    layer.build(X.shape)
+    chosen = np.array([[1, 4, 6], [0, 2, 8]])
+    x = np.take_along_axis(X, chosen[..., None], axis=1)
+    y = layer(x, positions=ops.convert_to_tensor(chosen, "int32"))
+    for b, places in enumerate(chosen):
+        state = layer.initial_state(1, 9)
+        for i, place in enumerate(places):
+            token = ops.convert_to_tensor(X[b : b + 1, place : place + 1])
+            q, k, v = layer._heads(token, ops.convert_to_tensor([place]))
+            state = tuple(
+                ops.slice_update(cache, (0, i, 0, 0), new)
+                for cache, new in zip(state, (k, v), strict=True)
+            )
+            keys, values = (cache[:, : i + 1] for cache in state)
+            one = ops.dot_product_attention(q, keys, values)
+            one = layer.output_projection(ops.reshape(one, (1, 1, 16)))
+            np.testing.assert_allclose(
+                ops.convert_to_numpy(y)[b, i],
+                ops.convert_to_numpy(one)[0, 0],
+                atol=1e-5,
+            )
+
+
 @pytest.mark.parametrize("num_heads", [0, -1, 1.5])
 def test_bad_heads(num_heads):
     with pytest.raises(ValueError, match="num_heads"):
