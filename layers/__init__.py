@@ -3,6 +3,7 @@
 from .attention_potential import AttentionPotential
 from .causal_attention import CausalSelfAttention
 from .decoder_block import DecoderBlock
+from .early_exit import EarlyExitRouter
 from .edmd import StreamingEDMD
 from .energy_account import EnergyAccount
 from .equilibrium_propagation import EquilibriumPropagation
@@ -30,6 +31,7 @@ __all__ = [
     "AttentionPotential",
     "CausalSelfAttention",
     "DecoderBlock",
+    "EarlyExitRouter",
     "EnergyAccount",
     "EquilibriumPropagation",
     "HamiltonianBlock",
