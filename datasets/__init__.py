@@ -2,6 +2,7 @@
 
 from .blocks import blocks
 from .byte_pair import BytePairVocabulary
+from .byte_vocabulary import ByteVocabulary
 from .digits import digits, noisy_patterns
 from .dynamics import henon_heiles, kepler, mass_spring, pendulum, simulate
 from .labelled_batches import LabelledBatches
@@ -24,6 +25,7 @@ from .wikitext2 import read_wikitext2
 
 __all__ = [
     "BytePairVocabulary",
+    "ByteVocabulary",
     "LabelledBatches",
     "LanguageBatches",
     "MechanicalSystem",

@@ -8,6 +8,7 @@ import numpy as np
 
 from .blocks import blocks, check_length
 from .byte_pair import TOKENS_FILE, BytePairVocabulary
+from .byte_vocabulary import BYTES, ByteVocabulary
 from .stdlib import read_stdlib
 from .text_file import read_text_file
 from .vocabulary import VOCABULARY_FILE, Vocabulary
@@ -16,7 +17,11 @@ from .wikitext2 import read_wikitext2
 READERS = {"stdlib": read_stdlib, "wikitext2": read_wikitext2}
 VOCABULARY_SIZES = {"stdlib": 8_000, "wikitext2": 30_000, "text_file": 30_000}
 BYTE_PAIR_SIZE = 8_000
-TOKENIZERS = ("word", "byte_pair")
+TOKENIZERS = {
+    "word": Vocabulary,
+    "byte_pair": BytePairVocabulary,
+    "byte": ByteVocabulary,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +32,8 @@ class TextData:
         name: string, the data set.
         splits: dict from split (`"train"`, `"valid"`, `"test"`) to an int32
             array `(n,)`.
-        vocabulary: the `Vocabulary` or `BytePairVocabulary` of the ids.
+        vocabulary: the `Vocabulary`, `BytePairVocabulary` or `ByteVocabulary`
+            of the ids.
         metadata: JSON-plain dict: source, licence, sha256, version, tokenizer,
             vocabulary_size, sequence_length, remarks and, per split, tokens,
             blocks and unknown_rate (the part of the tokens that is `<unk>`).
@@ -36,7 +42,7 @@ class TextData:
 
     name: str
     splits: dict
-    vocabulary: Vocabulary | BytePairVocabulary
+    vocabulary: Vocabulary | BytePairVocabulary | ByteVocabulary
     metadata: dict
     sequence_length: int = 128
 
@@ -78,8 +84,8 @@ def load_text(
         name: `"stdlib"` (the docstrings of Python's standard library, always
             there), `"wikitext2"`, or the path of a UTF-8 text file or a list
             of such paths.
-        tokenizer: `"word"` or `"byte_pair"`, used where `vocabulary` is
-            `None`. Defaults to `"word"`.
+        tokenizer: `"word"`, `"byte_pair"` or `"byte"`, used where `vocabulary`
+            is `None`. Defaults to `"word"`.
         sequence_length: int, tokens per example. Defaults to `128`.
         data_dir: string or path, folder of downloaded data files. Defaults to
             `None`: `ORRERY_DATA_DIR`, the cache, the network.
@@ -87,7 +93,8 @@ def load_text(
             `vocabulary.txt`, or the folder that holds its vocabulary. Defaults
             to `None`, a new one from the split `train`.
         vocabulary_size: int, size of a new vocabulary. Defaults to `None`:
-            30,000 words, 8,000 for stdlib and for byte pairs.
+            30,000 words, 8,000 for stdlib and for byte pairs, always 256 for
+            bytes.
         whole: bool, whether the whole of a text file becomes the split `test`,
             to score it with a trained model. Defaults to `False`.
 
@@ -110,7 +117,7 @@ def load_text(
     check_length(sequence_length, "sequence_length")
     if tokenizer not in TOKENIZERS:
         raise ValueError(
-            f"`tokenizer` must be one of {TOKENIZERS}. Received: "
+            f"`tokenizer` must be one of {tuple(TOKENIZERS)}. Received: "
             f"tokenizer={tokenizer!r}"
         )
     if vocabulary is not None and vocabulary_size is not None:
@@ -135,7 +142,11 @@ def load_text(
         "licence": corpus.licence,
         "sha256": corpus.sha256,
         "version": corpus.version,
-        "tokenizer": TOKENIZERS[0 if by_word else 1],
+        "tokenizer": next(
+            name
+            for name, kind in TOKENIZERS.items()
+            if isinstance(vocabulary, kind)
+        ),
         "vocabulary_size": len(vocabulary),
         "sequence_length": sequence_length,
         "tokens": {split: len(ids) for split, ids in splits.items()},
@@ -160,7 +171,7 @@ def load_vocabulary(path):
             or with `vocabulary.json` and `merges.txt`.
 
     Returns:
-        A `Vocabulary` or a `BytePairVocabulary`.
+        A `Vocabulary`, a `BytePairVocabulary` or a `ByteVocabulary`.
 
     Raises:
         FileNotFoundError: if there is no vocabulary.
@@ -173,6 +184,8 @@ def load_vocabulary(path):
         path = path / VOCABULARY_FILE
     if not path.is_file():
         raise FileNotFoundError(f"There is no vocabulary {str(path)!r}.")
+    if path.read_text("utf-8", errors="replace").startswith(BYTES[0]):
+        return ByteVocabulary.load(path)
     return Vocabulary.load(path)
 
 
@@ -198,6 +211,13 @@ def _build_vocabulary(corpus, tokenizer, size):
             "`vocabulary` must be given with `whole=True`: a text that is only "
             "scored has no training split to build one from."
         )
+    if tokenizer == "byte":
+        if size not in (None, len(BYTES)):
+            raise ValueError(
+                f"`vocabulary_size` of bytes is {len(BYTES)}. Received: "
+                f"vocabulary_size={size}"
+            )
+        return ByteVocabulary()
     if tokenizer == "byte_pair":
         return BytePairVocabulary.from_text(
             corpus.texts["train"], BYTE_PAIR_SIZE if size is None else size

@@ -89,8 +89,10 @@ class EarlyExitRouter(keras.layers.Layer):
     Example:
 
     ```python
+    hidden = keras.random.normal((2, 16, 64))
+    logits = keras.random.normal((2, 16, 256))
     router = EarlyExitRouter("max_prob", threshold=0.9)
-    leaves = router(hidden, logits=logits)["exit_mask"]
+    leaves = router(hidden, logits=logits)["exit_mask"]  # (2, 16)
     ```
 
     Reference:
