@@ -91,9 +91,7 @@ def test_stdlib(tmp_path, monkeypatch):
 def test_unknown_names_say_what_is_allowed():
     with pytest.raises(ValueError, match=r"\['stdlib', 'wikitext2'\].*'ptb'"):
         load_text("ptb")
-    with pytest.raises(
-        ValueError, match="'byte_pair', 'byte'.*'bytes'"
-    ):
+    with pytest.raises(ValueError, match="'byte_pair', 'byte'.*'bytes'"):
         load_text("stdlib", tokenizer="bytes")
 
 
