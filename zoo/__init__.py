@@ -1,5 +1,6 @@
 """The models, one per file, and the registry of trained ones."""
 
+from .early_exit_lm import EarlyExitLM
 from .equilibrium_classifier import EquilibriumClassifier
 from .hamiltonian_lm import HamiltonianLM
 from .hamiltonian_net import HamiltonianNet
@@ -10,6 +11,7 @@ from .plain_hnn import PlainHNN
 from .unrolled_classifier import UnrolledClassifier
 
 __all__ = [
+    "EarlyExitLM",
     "EquilibriumClassifier",
     "HamiltonianLM",
     "HamiltonianNet",

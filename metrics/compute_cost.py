@@ -1,0 +1,113 @@
+"""Multiply-accumulates per token of a network with exits, heads counted."""
+
+import itertools
+
+from .._checks import check_integer, check_real
+
+POLICIES = ("both", "propagate", "defer", "selected")
+CONFIDENCES = ("learned", "max_prob", "margin", "state_similarity")
+
+
+def exit_compute_cost(
+    vocabulary_size,
+    dim,
+    hidden_dim,
+    blocks,
+    exit_fractions,
+    confidence="learned",
+    policy="propagate",
+    context=None,
+):
+    """What exits save, counted three ways, as fractions of full depth.
+
+    A layer of attention and SwiGLU costs `c = 4 d^2 + 3 d f` per token, and
+    `2 d n` more where it attends to n tokens; a head costs `V d`. Full depth is
+    `L c + V d`. Norms, softmax, rotations and look-ups are not counted.
+
+    Args:
+        vocabulary_size: int, V.
+        dim: int, width d.
+        hidden_dim: int, width f of SwiGLU.
+        blocks: sequence of int, layers of every block, L in all.
+        exit_fractions: sequence of float, the share of all tokens that leaves
+            at each exit but the last.
+        confidence: as in `EarlyExitRouter`. `"max_prob"` and `"margin"` need
+            the head of an exit for all who reach it, the others d and 3 d.
+        policy: what becomes of the deeper keys and values of who has left.
+            `"propagate"`: made of the state at the exit, `2 d^2` per layer;
+            `"defer"`: the layers are run later, in company; `"selected"`: there
+            are none; `"both"`: nothing is skipped, the output is chosen.
+        context: float n, the mean number of tokens attended to, or `None` to
+            leave attention's own products out.
+
+    Returns:
+        A dict: `layers_only`, the mean depth over L, which leaves heads out;
+        `macs_with_head`, what a network that skips computes; `macs_executed`,
+        what is computed where all layers and heads run.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+    >>> cost = exit_compute_cost(256, 192, 768, (3, 7), [0.5])
+    >>> round(cost["layers_only"], 2), round(cost["macs_with_head"], 2)
+    (0.65, 0.7)
+    """
+    for name, value in (
+        ("vocabulary_size", vocabulary_size),
+        ("dim", dim),
+        ("hidden_dim", hidden_dim),
+    ):
+        check_integer(name, value, 1)
+    if policy not in POLICIES:
+        raise ValueError(
+            f"`policy` must be one of {POLICIES}. Received: {policy!r}"
+        )
+    if confidence not in CONFIDENCES:
+        raise ValueError(
+            f"`confidence` must be one of {CONFIDENCES}. "
+            f"Received: {confidence!r}"
+        )
+    fractions = list(exit_fractions)
+    if len(fractions) != len(blocks) - 1:
+        raise ValueError(
+            "`exit_fractions` must have an entry per exit but the last, "
+            f"{len(blocks) - 1}. Received: {fractions}"
+        )
+    for share in (*fractions, sum(fractions)):
+        check_real(
+            "exit_fractions",
+            share,
+            "in [0, 1], in sum too",
+            lambda value: 0 <= value <= 1 + 1e-6,
+        )
+    layer = 4 * dim**2 + 3 * dim * hidden_dim + 2 * dim * (context or 0)
+    head = vocabulary_size * dim
+    needs_head = confidence in ("max_prob", "margin")
+    measure = {"learned": dim, "state_similarity": 3 * dim}.get(confidence, 0)
+    depths = list(itertools.accumulate(blocks))
+    full = depths[-1] * layer + head
+
+    reaching, skipping, layers, macs = 1.0, 0.0, 0.0, 0.0
+    for index, size in enumerate(blocks):
+        layers += reaching * size
+        macs += reaching * size * layer
+        macs += skipping * size * _of_skipped(policy, dim, layer)
+        if index == len(blocks) - 1:
+            macs += reaching * head
+            break
+        leaving = fractions[index]
+        macs += reaching * (head if needs_head else measure)
+        macs += 0 if needs_head else leaving * head
+        reaching, skipping = reaching - leaving, skipping + leaving
+    executed = depths[-1] * layer + len(blocks) * head
+    return {
+        "layers_only": layers / depths[-1],
+        "macs_with_head": (executed if policy == "both" else macs) / full,
+        "macs_executed": executed / full,
+    }
+
+
+def _of_skipped(policy, dim, layer):
+    """What a layer still costs for a token that has left."""
+    return {"propagate": 2 * dim**2, "defer": layer}.get(policy, 0)

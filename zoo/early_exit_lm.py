@@ -1,0 +1,335 @@
+"""The early-exit language model."""
+
+import keras
+from keras import ops
+
+from .._checks import check_integer, check_real
+from ..layers.causal_attention import CausalSelfAttention
+from ..layers.decoder_block import DecoderBlock
+from ..layers.early_exit import EarlyExitRouter
+from ..layers.language_head import LanguageHead
+from ..layers.mixture_of_experts import MixtureOfExperts
+from .early_exit_lm_presets import PRESETS
+from .exit_routing import ExitRoutingModel
+
+HEADS = ("tied", "shared", "separate")
+
+
+@keras.saving.register_keras_serializable(package="orrery")
+class EarlyExitLM(ExitRoutingModel):
+    """A causal language model in blocks of layers, each closed by an exit.
+
+    `h_0 = E[x]`, `h_l = layer_l(h_{l-1})`; exit e, after the first
+    `l_e` layers, has the logits `z_e = RMSNorm_e(h_{l_e}) W_e + b_e`. At every
+    exit but the last, which no token passes, a router (`EarlyExitRouter`) tells
+    which tokens leave. A layer is a pre-norm residual step of causal attention,
+    then of SwiGLU.
+
+    Where losses are, what is trained and who leaves are three things apart:
+    all tokens see all layers in training, with the loss
+
+        CE(z_L) + sum_e [ w CE(z_e) + kappa tau^2 KL(p_L || p_e) ],
+        p = softmax(z / tau), no gradient into p_L;
+
+    `freeze_lower` says what is trained; thresholds matter in `route`,
+    `generate` and `score` alone. No gradient reaches a learned confidence
+    there: it is fitted afterwards, by `fit_exit_head`.
+
+    Args:
+        vocabulary_size: int, V. Defaults to `256`, bytes.
+        dim: int, width d. Defaults to `192`.
+        blocks: sequence of int, the layers of every block, L in all. One block
+            is a plain model. Defaults to `(3, 7)`.
+        num_heads: int, attention heads. Defaults to `6`.
+        hidden_dim: int, hidden width of SwiGLU; `None` is `4 d`.
+        dropout: float in `[0, 1)`, rate on the embedding, on both branches of
+            a layer and before the heads. Defaults to `0`.
+        head: `"tied"`, all exits share the embedding's matrix and a bias;
+            `"shared"`, one matrix of their own; `"separate"`, one each. The
+            norms are always their own. Defaults to `"tied"`.
+        confidence: see `EarlyExitRouter`. Defaults to `"learned"`.
+        threshold: float in [0, 1] or `None`, or a list of them, one per exit
+            but the last. Defaults to `None`: nobody leaves.
+        exit_weight: float w >= 0. Defaults to `0.25`.
+        exit_warmup: int, the training steps in which w rises from 0, linearly.
+            Defaults to `0`.
+        distillation: float kappa >= 0; above 0 the logits are built whole in
+            training. Defaults to `0`.
+        temperature: float tau > 0. Defaults to `2`.
+        embedding_stddev: float, deviation of the initial embeddings. Defaults
+            to `0.02`.
+        risks: dict or `None`, what `set_risk` may choose from; see
+            `calibrate`.
+
+    Call arguments:
+        inputs: int tensor `(B, N)` of token ids in `[0, V)`, any N; or a dict
+            with `"tokens"`, `"targets"` (int, `(B, N)`) and optionally
+            `"sample_weight"` (float, `(B, N)`).
+        training: bool.
+
+    Returns:
+        Logits `(B, N, V)` of all layers; with targets the float32 negative
+        log-likelihood per token `(B, N)`, its mean being added to the losses,
+        and in training the losses of the other exits.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+
+    ```python
+    model = EarlyExitLM(256, dim=48, blocks=(1, 2), num_heads=2)
+    logits = model(np.zeros((2, 16), "int32"))  # (2, 16, 256)
+    ```
+
+    Reference:
+        - [Schuster et al., 2022](https://arxiv.org/abs/2207.07061)
+        - [Elhoushi et al., 2024](https://arxiv.org/abs/2404.16710), exits in
+          training, and drafts by them.
+        - [Bae et al., 2023](https://arxiv.org/abs/2310.05424), distillation
+          into one shallow exit.
+    """
+
+    presets = PRESETS
+
+    def __init__(
+        self,
+        vocabulary_size=256,
+        dim=192,
+        blocks=(3, 7),
+        num_heads=6,
+        hidden_dim=None,
+        dropout=0.0,
+        head="tied",
+        confidence="learned",
+        threshold=None,
+        exit_weight=0.25,
+        exit_warmup=0,
+        distillation=0.0,
+        temperature=2.0,
+        embedding_stddev=0.02,
+        risks=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        for name, value in (
+            ("vocabulary_size", vocabulary_size),
+            ("dim", dim),
+            ("num_heads", num_heads),
+        ):
+            check_integer(name, value, 1)
+        blocks = tuple(blocks)
+        if not blocks:
+            raise ValueError("`blocks` must name at least one block.")
+        for size in blocks:
+            check_integer("blocks", size, 1)
+        if head not in HEADS:
+            raise ValueError(
+                f"`head` must be one of {HEADS}. Received: {head!r}"
+            )
+        check_real("dropout", dropout, "in [0, 1)", lambda rate: 0 <= rate < 1)
+        check_real("exit_weight", exit_weight, "from 0 on", lambda w: w >= 0)
+        check_integer("exit_warmup", exit_warmup, 0)
+        check_real("distillation", distillation, "from 0 on", lambda k: k >= 0)
+        check_real("temperature", temperature, "above 0", lambda t: t > 0)
+
+        # === Layers ===
+        policy = {"dtype": self.dtype_policy}
+        self.token_embedding = keras.layers.ReversibleEmbedding(
+            vocabulary_size,
+            dim,
+            embeddings_initializer=keras.initializers.RandomNormal(
+                stddev=embedding_stddev
+            ),
+            name="token_embedding",
+            **policy,
+        )
+        self.embedding_dropout = keras.layers.Dropout(
+            dropout, name="embedding_dropout", **policy
+        )
+        self.decoder_layers = [
+            DecoderBlock(
+                CausalSelfAttention(num_heads, name="mixer", **policy),
+                MixtureOfExperts(
+                    1,
+                    hidden_dim or 4 * dim,
+                    dropout=0.0,
+                    name="feedforward",
+                    **policy,
+                ),
+                dropout=dropout,
+                name=f"layer_{index}",
+                **policy,
+            )
+            for index in range(sum(blocks))
+        ]
+        self.exit_norms = [
+            keras.layers.RMSNormalization(name=f"exit_norm_{index}", **policy)
+            for index in range(len(blocks))
+        ]
+        self.exit_dropout = keras.layers.Dropout(
+            dropout, name="exit_dropout", **policy
+        )
+        self.heads = [
+            LanguageHead(
+                vocabulary_size,
+                embedding=self.token_embedding if head == "tied" else None,
+                name=f"head_{index}",
+                **policy,
+            )
+            for index in range(len(blocks) if head == "separate" else 1)
+        ]
+        self.routers = [
+            EarlyExitRouter(
+                confidence,
+                level,
+                name=f"router_{index}",
+                trainable=False,
+                **policy,
+            )
+            for index, level in enumerate(_per_exit(threshold, len(blocks) - 1))
+        ]
+
+        # === Config ===
+        self.vocabulary_size = vocabulary_size
+        self.dim = dim
+        self.blocks = blocks
+        self.num_layers = sum(blocks)
+        self.num_heads = num_heads
+        self.hidden_dim = hidden_dim
+        self.dropout = dropout
+        self.head_kind = head
+        self.confidence = confidence
+        self.initial_threshold = threshold
+        self.exit_weight = exit_weight
+        self.exit_warmup = exit_warmup
+        self.distillation = distillation
+        self.temperature = temperature
+        self.embedding_stddev = embedding_stddev
+        self.risks = risks
+
+    @property
+    def head(self):
+        """The head of the last exit."""
+        return self.heads[-1]
+
+    def build(self, input_shape=None):
+        shape = (None, None, self.dim)
+        self.token_embedding.build((None, None))
+        for layer in (
+            *self.decoder_layers,
+            *self.exit_norms,
+            *self.heads,
+            *self.routers,
+        ):
+            layer.build(shape)
+        self.training_steps = self.add_weight(
+            shape=(),
+            initializer="zeros",
+            dtype="float32",
+            trainable=False,
+            autocast=False,
+            name="training_steps",
+        )
+
+    # === Functional Model ===
+    def call(self, inputs, training=False):
+        tokens, targets, sample_weight = self.unpack(inputs)
+        h = self.embedding_dropout(
+            self.token_embedding(tokens), training=training
+        )
+        states = []
+        for index, layer in enumerate(self.decoder_layers, 1):
+            h = layer(h, training=training)
+            if index in self.exit_depths:
+                states.append(h)
+        if training and targets is not None:
+            self._add_exit_losses(states, targets, sample_weight)
+        return self._leave(-1, h, targets, sample_weight, training)
+
+    def _add_exit_losses(self, states, targets, weight):
+        if weight is None:
+            weight = ops.ones_like(targets, dtype="float32")
+        weight = ops.cast(weight, "float32")
+        *states, last = states
+        if self.exit_weight:
+            scaled = weight * self._warmed_up() * self.exit_weight
+            for index, state in enumerate(states):
+                self._leave(index, state, targets, scaled, training=True)
+        if self.distillation:
+            teacher = self.exit_logits(last, -1)
+            for index, state in enumerate(states):
+                self._distil(teacher, self.exit_logits(state, index), weight)
+
+    def _warmed_up(self):
+        """How much of the exits' weight counts at this step; counts it."""
+        self.training_steps.assign_add(1.0)
+        steps = ops.convert_to_tensor(self.training_steps)
+        return ops.minimum(steps / max(1, self.exit_warmup), 1.0)
+
+    def _leave(self, index, h, targets, sample_weight, training):
+        """Exit `index` from state `h`: logits, or losses given targets."""
+        h = self.exit_dropout(self.exit_norms[index](h), training=training)
+        head = self.heads[index if len(self.heads) > 1 else 0]
+        return head(h, targets, sample_weight, training=training)
+
+    def _distil(self, teacher, student, weight):
+        teacher, student = (
+            ops.log_softmax(ops.cast(z, "float32") / self.temperature)
+            for z in (ops.stop_gradient(teacher), student)
+        )
+        divergence = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+        self.add_loss(
+            self.distillation
+            * self.temperature**2
+            * ops.mean(weight * divergence)
+        )
+
+    # === Streaming ===
+    def initial_state(self, batch_size, max_length):
+        """The caches of every layer before any token."""
+        return tuple(
+            layer.initial_state(batch_size, max_length)
+            for layer in self.decoder_layers
+        )
+
+    def step(self, tokens, state, index):
+        """Logits `(B, M, V)` of all layers after tokens `(B, M)` at `index`."""
+        h, states = self.token_embedding(tokens), []
+        for layer, before in zip(self.decoder_layers, state, strict=True):
+            h, after = layer.step(h, before, index)
+            states.append(after)
+        return self.exit_logits(h, -1), tuple(states)
+
+    # === Config ===
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "dim": self.dim,
+            "blocks": list(self.blocks),
+            "num_heads": self.num_heads,
+            "hidden_dim": self.hidden_dim,
+            "dropout": self.dropout,
+            "head": self.head_kind,
+            "confidence": self.confidence,
+            "threshold": self.initial_threshold,
+            "exit_weight": self.exit_weight,
+            "exit_warmup": self.exit_warmup,
+            "distillation": self.distillation,
+            "temperature": self.temperature,
+            "embedding_stddev": self.embedding_stddev,
+            "risks": self.risks,
+        }
+
+
+def _per_exit(threshold, exits):
+    """A threshold for every exit but the last."""
+    if not isinstance(threshold, (list, tuple)):
+        return [threshold] * exits
+    if len(threshold) != exits:
+        raise ValueError(
+            f"`threshold` must be one number, or {exits}, one per exit but the "
+            f"last. Received: {threshold!r}"
+        )
+    return list(threshold)

@@ -1,0 +1,27 @@
+"""The named architectures of `EarlyExitLM`."""
+
+PRESETS = {
+    "early_exit_lm_small": {
+        "vocabulary_size": 256,
+        "dim": 192,
+        "blocks": (3, 7),
+        "num_heads": 6,
+        "distillation": 0.5,
+    },
+    "early_exit_lm_stdlib": {
+        "vocabulary_size": 256,
+        "dim": 96,
+        "blocks": (2, 4),
+        "num_heads": 4,
+        "distillation": 0.5,
+    },
+    # The original's width and depth, over words: 2 layers, then 2 more.
+    "early_exit_lm_words": {
+        "vocabulary_size": 30_000,
+        "dim": 64,
+        "blocks": (2, 2),
+        "num_heads": 4,
+        "hidden_dim": 256,
+        "head": "separate",
+    },
+}

@@ -1,0 +1,263 @@
+"""Who leaves at which exit of a language model, for whole texts at once."""
+
+import itertools
+import math
+
+import keras
+from keras import ops
+
+from .._checks import check_integer, check_real
+from ..layers.early_exit import gather_tokens, least_confident, scatter_tokens
+from ..metrics.compute_cost import exit_compute_cost
+from .language_model import LanguageModel
+
+POLICIES = ("both", "propagate", "rows", "capacity")
+
+
+@keras.saving.register_keras_serializable(package="orrery")
+class ExitRoutingModel(LanguageModel):
+    """What `EarlyExitLM` does with its exits outside training.
+
+    A subclass has `token_embedding`, `decoder_layers`, `exit_norms`, `heads`,
+    `routers`, and the sizes of its `blocks`.
+    """
+
+    # === Exits ===
+    @property
+    def exit_depths(self):
+        """How many layers lie below each exit."""
+        return tuple(itertools.accumulate(self.blocks))
+
+    @property
+    def thresholds(self):
+        """The thresholds that hold now, a float or `None` per exit."""
+        return [router.threshold for router in self.routers]
+
+    def set_threshold(self, threshold):
+        """Change the thresholds: one for all exits, or a list."""
+        levels = threshold
+        if not isinstance(threshold, (list, tuple)):
+            levels = [threshold] * len(self.routers)
+        if len(levels) != len(self.routers):
+            raise ValueError(
+                f"`threshold` must be one number or {len(self.routers)}. "
+                f"Received: {threshold!r}"
+            )
+        for router, level in zip(self.routers, levels, strict=True):
+            router.set_threshold(level)
+
+    def exit_logits(self, hidden, exit=0):
+        """Logits `(B, N, V)` of an exit from the state before it."""
+        head = self.heads[exit if len(self.heads) > 1 else 0]
+        return head(self.exit_norms[exit](hidden))
+
+    def compute_confidence(self, hidden, previous=None, exit=0):
+        """The router's confidence `(B, N)` in the state before an exit.
+
+        Args:
+            hidden: float tensor `(B, N, d)`.
+            previous: float tensor `(B, N, d)`, the state one layer below, for
+                `"state_similarity"`.
+            exit: int, which exit. Defaults to the first.
+        """
+        router, logits = self.routers[exit], None
+        if router.confidence in ("max_prob", "margin"):
+            logits = self.exit_logits(hidden, exit)
+        return router.measure(self.exit_norms[exit](hidden), logits, previous)
+
+    # === Whole texts ===
+    def forward_to_hidden(self, tokens, depth=None):
+        """The state `(B, N, d)` after `depth` layers, or at the first exit."""
+        depth = self.blocks[0] if depth is None else depth
+        check_integer("depth", depth, 0)
+        if depth > self.num_layers:
+            raise ValueError(
+                f"`depth` must be at most num_layers={self.num_layers}. "
+                f"Received: depth={depth}"
+            )
+        h = self.token_embedding(tokens)
+        for layer in self.decoder_layers[:depth]:
+            h = layer(h)
+        return h
+
+    def forward_upper(self, hidden, positions=None, depth=None):
+        """The state `(B, N, d)` after all layers, from that after `depth`.
+
+        Args:
+            hidden: float tensor `(B, N, d)`.
+            positions: int tensor `(B, N)`, see `CausalSelfAttention`.
+            depth: int, or `None` for the first exit.
+        """
+        depth = self.blocks[0] if depth is None else depth
+        for layer in self.decoder_layers[depth:]:
+            hidden = layer(hidden, positions)
+        return hidden
+
+    def forward_all_layers(self, tokens):
+        """The logits after every layer, by the next exit: a list of L."""
+        h, logits = self.token_embedding(tokens), []
+        for depth, layer in enumerate(self.decoder_layers, 1):
+            h = layer(h)
+            exit = sum(below < depth for below in self.exit_depths)
+            logits.append(self.exit_logits(h, exit))
+        return logits
+
+    def forward_train(self, tokens):
+        """What a loss may be put on.
+
+        Returns:
+            A dict: `shallow_logits` `(B, N, V)` of the first exit,
+            `deep_logits` of the last, `exit_logits`, the list of all;
+            `confidence` `(B, N)` at the first exit, without gradient, and
+            `shallow_ratio`, the share of tokens that would leave there.
+        """
+        self._require_exit("forward_train")
+        h, logits, confidence = self.token_embedding(tokens), [], None
+        for depth, layer in enumerate(self.decoder_layers, 1):
+            previous, h = h, layer(h)
+            if depth in self.exit_depths:
+                logits.append(self.exit_logits(h, len(logits)))
+            if depth == self.blocks[0]:
+                confidence = self.compute_confidence(h, previous)
+        confidence = ops.stop_gradient(confidence)
+        leaves = self.routers[0].leaves(confidence)
+        return {
+            "shallow_logits": logits[0],
+            "deep_logits": logits[-1],
+            "exit_logits": logits,
+            "confidence": confidence,
+            "shallow_ratio": ops.mean(ops.cast(leaves, "float32")),
+        }
+
+    def route(self, tokens, policy="propagate", capacity=None):
+        """The logits with which every token leaves.
+
+        Args:
+            tokens: int tensor `(B, N)`.
+            policy: what the deeper layers see of a token that has left.
+                `"both"`: its deeper states, computed for it, of which the
+                output makes no use. `"propagate"`: in each deeper layer the
+                state at its exit. `"rows"`: as that, and of the B tokens at a
+                position the `ceil(capacity B)` least confident go on at every
+                exit. `"capacity"`: nothing; of each row the
+                `ceil(capacity N)` least confident go on at the first exit, to
+                the end: which they are depends on later tokens, so this one is
+                not causal.
+            capacity: float in (0, 1], for the last two policies.
+
+        Returns:
+            A dict: `logits` `(B, N, V)`; `exit`, int32 `(B, N)`, at which exit
+            a token left; `confidence`, float32 `(B, N)`, at the first.
+        """
+        if policy not in POLICIES:
+            raise ValueError(
+                f"`policy` must be one of {POLICIES}. Received: {policy!r}"
+            )
+        if (capacity is None) == (policy in ("rows", "capacity")):
+            raise ValueError(
+                "`capacity` goes with the policies 'rows' and 'capacity'. "
+                f"Received: policy={policy!r}, capacity={capacity}"
+            )
+        if capacity is not None:
+            check_real("capacity", capacity, "in (0, 1]", lambda c: 0 < c <= 1)
+        self._require_exit("route")
+        if policy == "capacity":
+            return self._route_some(tokens, capacity)
+        h, last = self.token_embedding(tokens), len(self.blocks) - 1
+        gone, depth = ops.zeros(ops.shape(tokens), "bool"), 0
+        for exit, size in enumerate(self.blocks):
+            for layer in self.decoder_layers[depth : depth + size]:
+                previous, deeper = h, layer(h)
+                h = deeper
+                if policy != "both":
+                    h = ops.where(gone[..., None], previous, deeper)
+            depth += size
+            z = self.exit_logits(h, exit)
+            if exit == 0:
+                logits, left = z, ops.zeros_like(tokens, dtype="int32")
+            else:
+                logits = ops.where(gone[..., None], logits, z)
+                left = ops.where(gone, left, exit)
+            if exit == last:
+                break
+            measured = self.compute_confidence(h, previous, exit)
+            if exit == 0:
+                confidence = measured
+            leaves = self.routers[exit].leaves(measured)
+            if policy == "rows":
+                # Who has left is more confident than any who has not.
+                among = ops.transpose(ops.where(gone, 2.0, measured))
+                count = math.ceil(capacity * tokens.shape[0])
+                goes_on = least_confident(among, count)[2]
+                leaves = ops.logical_not(ops.transpose(goes_on))
+            gone = ops.logical_or(gone, leaves)
+        return {"logits": logits, "exit": left, "confidence": confidence}
+
+    def _route_some(self, tokens, capacity):
+        h = self.forward_to_hidden(tokens, self.blocks[0] - 1)
+        previous, h = h, self.decoder_layers[self.blocks[0] - 1](h)
+        confidence = self.compute_confidence(h, previous)
+        count = math.ceil(capacity * tokens.shape[1])
+        indices, rank, goes_on = least_confident(confidence, count)
+        deep = self.forward_upper(gather_tokens(h, indices), indices)
+        last = len(self.blocks) - 1
+        logits = scatter_tokens(
+            self.exit_logits(deep, last),
+            self.exit_logits(h, 0),
+            rank,
+            goes_on,
+        )
+        left = ops.where(goes_on, last, 0)
+        return {
+            "logits": logits,
+            "exit": ops.cast(left, "int32"),
+            "confidence": confidence,
+        }
+
+    def forward_inference(self, tokens, policy="both", capacity=None):
+        """Routed logits `(B, N, V)`, and what they cost, a dict of floats.
+
+        The dict has `mean_confidence`, `shallow_ratio` (the share that left
+        before the last exit) and three fractions of full depth:
+        `compute_cost`, of layers alone; `compute_cost_macs`, which counts the
+        heads; `compute_cost_executed`, what this call has computed.
+        """
+        routed = self.route(tokens, policy, capacity)
+        left = ops.convert_to_numpy(routed["exit"])
+        last = len(self.blocks) - 1
+        shares = [float((left == exit).mean()) for exit in range(last)]
+        cost = self.compute_cost(
+            shares,
+            {"capacity": "selected", "both": "defer"}.get(policy, "propagate"),
+        )
+        executed = cost["macs_executed"]
+        if policy == "capacity":
+            executed = cost["macs_with_head"]
+        confidence = ops.convert_to_numpy(routed["confidence"])
+        return routed["logits"], {
+            "mean_confidence": float(confidence.mean()),
+            "shallow_ratio": sum(shares),
+            "compute_cost": cost["layers_only"],
+            "compute_cost_macs": cost["macs_with_head"],
+            "compute_cost_executed": executed,
+        }
+
+    def compute_cost(self, exit_fractions, policy="propagate", context=None):
+        """`metrics.compute_cost.exit_compute_cost` of this architecture."""
+        return exit_compute_cost(
+            self.vocabulary_size,
+            self.dim,
+            self.hidden_dim or 4 * self.dim,
+            self.blocks,
+            exit_fractions,
+            self.confidence,
+            policy,
+            context,
+        )
+
+    def _require_exit(self, method):
+        if not self.routers:
+            raise ValueError(
+                f"`{method}` needs an exit before the last: `blocks` must name "
+                f"two or more. Received: blocks={self.blocks}"
+            )
