@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from .._backend import fuses_attention
+from .._checks import check_integer
 
 ROTARY_BASE = 10_000.0
 
@@ -54,6 +55,22 @@ def causal_attention(q, k, v):
     return y / ops.cast(total, v.dtype)
 
 
+def _attend_from(q, keys, values, positions):
+    """Attention of q `(B, M, H, D)` at `positions`, `(M,)`, to the caches."""
+    batch, length, heads, width = ops.shape(q)
+    joint = batch * heads // keys.shape[0]
+    # All queries that share keys are the rows of one matrix.
+    q = ops.reshape(ops.transpose(q, (0, 2, 1, 3)), (-1, joint * length, width))
+    scores = ops.einsum("bqd,bsd->bqs", q, keys) * width**-0.5
+    seen = ops.arange(0, keys.shape[1], dtype="int32") <= positions[:, None]
+    seen = ops.tile(seen, (joint, 1))
+    scores = ops.where(seen, ops.cast(scores, "float32"), -1e30)
+    weights = ops.cast(ops.softmax(scores, axis=-1), values.dtype)
+    y = ops.einsum("bqs,bsd->bqd", weights, values)
+    y = ops.reshape(y, (batch, heads, length, width))
+    return ops.transpose(y, (0, 2, 1, 3))
+
+
 @keras.saving.register_keras_serializable(package="orrery")
 class CausalSelfAttention(keras.layers.Layer):
     """Multi-head attention in which token t sees tokens 0..t.
@@ -63,6 +80,9 @@ class CausalSelfAttention(keras.layers.Layer):
 
     Args:
         num_heads: int, H. The width d must be a multiple of 2H.
+        num_key_value_heads: int that divides H: how many heads keys and values
+            have, each for as many heads of queries; 1 makes caches H times
+            smaller. Defaults to `None`, H.
 
     Call arguments:
         x: float tensor `(B, N, d)`.
@@ -73,8 +93,9 @@ class CausalSelfAttention(keras.layers.Layer):
         float tensor `(B, N, d)`.
 
     Raises:
-        ValueError: if `num_heads` is not positive, or at build if d is not a
-            multiple of `2 * num_heads`.
+        ValueError: if `num_heads` is not positive or not a multiple of
+            `num_key_value_heads`, or at build if d is not a multiple of
+            `2 * num_heads`.
 
     Example:
 
@@ -86,16 +107,26 @@ class CausalSelfAttention(keras.layers.Layer):
     Reference:
         - [Vaswani et al., 2017](https://arxiv.org/abs/1706.03762)
         - [Su et al., 2021](https://arxiv.org/abs/2104.09864)
+        - [Ainslie et al., 2023](https://arxiv.org/abs/2305.13245), fewer heads
+          of keys and values.
     """
 
-    def __init__(self, num_heads, **kwargs):
+    def __init__(self, num_heads, num_key_value_heads=None, **kwargs):
         super().__init__(**kwargs)
         if not isinstance(num_heads, int) or num_heads < 1:
             raise ValueError(
                 "`num_heads` must be a positive integer. "
                 f"Received: num_heads={num_heads}"
             )
+        if num_key_value_heads is not None:
+            check_integer("num_key_value_heads", num_key_value_heads, 1)
+            if num_heads % num_key_value_heads:
+                raise ValueError(
+                    "`num_key_value_heads` must divide num_heads="
+                    f"{num_heads}. Received: {num_key_value_heads}"
+                )
         self.num_heads = num_heads
+        self.num_key_value_heads = num_key_value_heads or num_heads
 
     def build(self, input_shape):
         width = input_shape[-1]
@@ -107,7 +138,7 @@ class CausalSelfAttention(keras.layers.Layer):
             )
         self.head_dim = width // self.num_heads
         self.query_key_value = keras.layers.Dense(
-            3 * width,
+            width + 2 * self.num_key_value_heads * self.head_dim,
             use_bias=False,
             dtype=self.dtype_policy,
             name="query_key_value",
@@ -119,10 +150,15 @@ class CausalSelfAttention(keras.layers.Layer):
         self.output_projection.build(input_shape)
 
     def _heads(self, x, positions):
-        shape = (*ops.shape(x)[:2], self.num_heads, self.head_dim)
-        q, k, v = ops.split(self.query_key_value(x), 3, axis=-1)
-        q, k, v = (ops.reshape(a, shape) for a in (q, k, v))
+        """Queries, keys and values `(B, N, heads, D)`, turned."""
+        joint = self._divided(self.query_key_value(x))
+        heads = self.num_heads, self.num_heads + self.num_key_value_heads
+        q, k, v = ops.split(joint, heads, axis=2)
         return rotary(q, positions), rotary(k, positions), v
+
+    def _divided(self, x):
+        """`(B, N, n D)` as n heads."""
+        return ops.reshape(x, (*ops.shape(x)[:2], -1, self.head_dim))
 
     def call(self, x, positions=None):
         if positions is None:
@@ -132,14 +168,23 @@ class CausalSelfAttention(keras.layers.Layer):
         return self.output_projection(ops.reshape(y, ops.shape(x)))
 
     def attend(self, q, k, v):
-        """Attention of a whole sequence, all `(B, N, H, D)`."""
+        """Attention of a whole sequence, each `(B, N, heads, D)`."""
+        if self.num_key_value_heads < self.num_heads:
+            groups = self.num_heads // self.num_key_value_heads
+            k, v = (ops.repeat(a, groups, axis=2) for a in (k, v))
         if fuses_attention():
             return ops.dot_product_attention(q, k, v, is_causal=True)
         return causal_attention(q, k, v)
 
     def initial_state(self, batch_size, max_length):
-        """Empty key and value caches `(B, max_length, H, D)`."""
-        shape = (batch_size, max_length, self.num_heads, self.head_dim)
+        """Empty key and value caches `(B heads, max_length, D)`.
+
+        In the one shape that XLA's CPU multiplies by as it is: with positions
+        before heads it takes five times as long, and in four dimensions it
+        copies every cache at every step.
+        """
+        rows = batch_size * self.num_key_value_heads
+        shape = (rows, max_length, self.head_dim)
         return (
             ops.zeros(shape, dtype=self.compute_dtype),
             ops.zeros(shape, dtype=self.compute_dtype),
@@ -152,37 +197,66 @@ class CausalSelfAttention(keras.layers.Layer):
         """
         positions = self._positions(x, index)
         q, k, v = self._heads(x, positions)
-        keys, values = state = self._write(state, k, v, index)
-        seen = ops.arange(0, keys.shape[1], dtype="int32") <= positions[:, None]
-        y = ops.dot_product_attention(q, keys, values, mask=seen[None, None])
+        state = self._write(state, k, v, index)
+        y = _attend_from(q, *state, positions)
         return self.output_projection(ops.reshape(y, ops.shape(x))), state
 
     def remember(self, x, state, index):
         """The caches as `step` leaves them, without attending."""
-        kernel = self.query_key_value
-        if kernel.quantization_mode is None:
-            width = self.num_heads * self.head_dim
-            x = ops.cast(x, self.compute_dtype)
-            joint = ops.cast(kernel.kernel[:, width:], self.compute_dtype)
-            k, v = ops.split(ops.matmul(x, joint), 2, axis=-1)
-        else:
-            _, k, v = ops.split(kernel(x), 3, axis=-1)
-        shape = (*ops.shape(x)[:2], self.num_heads, self.head_dim)
-        k, v = ops.reshape(k, shape), ops.reshape(v, shape)
+        first = self.num_heads * self.head_dim
+        k, v = ops.split(self._some_columns(x, slice(first, None)), 2, axis=2)
         k = rotary(k, self._positions(x, index))
         return self._write(state, k, v, index)
+
+    def step_rows(self, x, rows, state, index):
+        """Attend from one token `(k, 1, d)` in each of k rows of the caches.
+
+        The caches have seen it (`remember`).
+
+        Args:
+            x: float tensor `(k, 1, d)`.
+            rows: int tensor `(k,)`, which rows of the caches.
+            state: the caches, of B rows.
+            index: int, the position.
+        """
+        positions = self._positions(x, index)
+        last = self.num_heads * self.head_dim
+        q = rotary(self._some_columns(x, slice(last)), positions)
+        heads = self.num_key_value_heads
+        if heads > 1:
+            rows = rows[:, None] * heads + ops.arange(0, heads, dtype="int32")
+            rows = ops.reshape(rows, (-1,))
+        keys, values = (ops.take(cache, rows, axis=0) for cache in state)
+        y = _attend_from(q, keys, values, positions)
+        return self.output_projection(ops.reshape(y, ops.shape(x)))
+
+    def _some_columns(self, x, columns):
+        """Some heads of the joint projection, for the cost of those."""
+        dense = self.query_key_value
+        if dense.quantization_mode is not None:
+            return self._divided(dense(x)[..., columns])
+        kernel = ops.cast(dense.kernel[:, columns], self.compute_dtype)
+        x = ops.cast(x, self.compute_dtype)
+        return self._divided(ops.matmul(x, kernel))
 
     def _positions(self, x, index):
         return index + ops.arange(0, x.shape[1], dtype="int32")
 
     def _write(self, state, k, v, index):
-        keys, values = state
-        start = (0, index, 0, 0)
-        keys = ops.slice_update(keys, start, ops.cast(k, keys.dtype))
-        return keys, ops.slice_update(values, start, ops.cast(v, values.dtype))
+        def write(cache, new):
+            new = ops.transpose(new, (0, 2, 1, 3))
+            new = ops.reshape(new, (cache.shape[0], -1, self.head_dim))
+            new = ops.cast(new, cache.dtype)
+            return ops.slice_update(cache, (0, index, 0), new)
+
+        return tuple(map(write, state, (k, v)))
 
     def compute_output_shape(self, input_shape):
         return input_shape
 
     def get_config(self):
-        return {**super().get_config(), "num_heads": self.num_heads}
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "num_key_value_heads": self.num_key_value_heads,
+        }

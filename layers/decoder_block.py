@@ -86,6 +86,11 @@ class DecoderBlock(keras.layers.Layer):
         """The state after `step`, where the mixer can tell it by itself."""
         return self.mixer.remember(self.mixer_norm(x), state, index)
 
+    def step_rows(self, x, rows, state, index):
+        """One token `(k, 1, d)` in each of k rows, after `remember`."""
+        x = x + self.mixer.step_rows(self.mixer_norm(x), rows, state, index)
+        return x + self.feedforward(self.feedforward_norm(x))
+
     def compute_output_shape(self, input_shape):
         return input_shape
 

@@ -41,6 +41,7 @@ class EarlyExitLM(ExitRoutingModel):
         blocks: sequence of int, the layers of every block, L in all. One block
             is a plain model. Defaults to `(3, 7)`.
         num_heads: int, attention heads. Defaults to `6`.
+        num_key_value_heads: int, heads of keys and values; `None` is as many.
         hidden_dim: int, hidden width of SwiGLU; `None` is `4 d`.
         dropout: float in `[0, 1)`, rate on the embedding, on both branches of
             a layer and before the heads. Defaults to `0`.
@@ -98,6 +99,7 @@ class EarlyExitLM(ExitRoutingModel):
         dim=192,
         blocks=(3, 7),
         num_heads=6,
+        num_key_value_heads=None,
         hidden_dim=None,
         dropout=0.0,
         head="tied",
@@ -149,7 +151,9 @@ class EarlyExitLM(ExitRoutingModel):
         )
         self.decoder_layers = [
             DecoderBlock(
-                CausalSelfAttention(num_heads, name="mixer", **policy),
+                CausalSelfAttention(
+                    num_heads, num_key_value_heads, name="mixer", **policy
+                ),
                 MixtureOfExperts(
                     1,
                     hidden_dim or 4 * dim,
@@ -196,6 +200,7 @@ class EarlyExitLM(ExitRoutingModel):
         self.blocks = blocks
         self.num_layers = sum(blocks)
         self.num_heads = num_heads
+        self.num_key_value_heads = num_key_value_heads
         self.hidden_dim = hidden_dim
         self.dropout = dropout
         self.head_kind = head
@@ -309,6 +314,7 @@ class EarlyExitLM(ExitRoutingModel):
             "dim": self.dim,
             "blocks": list(self.blocks),
             "num_heads": self.num_heads,
+            "num_key_value_heads": self.num_key_value_heads,
             "hidden_dim": self.hidden_dim,
             "dropout": self.dropout,
             "head": self.head_kind,

@@ -35,7 +35,8 @@ def generate(
 
     Args:
         model: a built language model with the methods `initial_state` and
-            `step` and the attribute `vocabulary_size`, V: a `KoopmanLM`.
+            `step` and the attribute `vocabulary_size`, V: a `KoopmanLM`. If it
+            has a method `read`, that takes `step`'s place in the prompts.
         prompt: what to continue: a string or a sequence of token ids in
             `[0, V)`; or, for a batch, a sequence of strings or of sequences of
             ids. None may be empty.
@@ -153,9 +154,10 @@ def _compiled_loop(model, kind, sampler, stop_tokens, forbidden):
 def _generation_loop(model, sampler, stop_tokens, forbidden):
     is_forbidden = np.isin(np.arange(model.vocabulary_size), forbidden)
 
-    def step(ids, state, index):
+    def step(ids, state, index, reads=False):
         token = ops.slice(ids, (0, index), (ids.shape[0], 1))
-        return model.step(token, state, index)
+        run = getattr(model, "read", model.step) if reads else model.step
+        return run(token, state, index)
 
     def next_logits(ids, state, index):
         logits, state = step(ids, state, index - 1)
@@ -168,7 +170,7 @@ def _generation_loop(model, sampler, stop_tokens, forbidden):
         state = ops.fori_loop(
             0,
             start - 1,
-            lambda index, state: step(ids, state, index)[1],
+            lambda index, state: step(ids, state, index, reads=True)[1],
             model.initial_state(*ids.shape),
         )
         return sampler(

@@ -25,12 +25,14 @@ def reference(layer, x):
     heads = layer.num_heads
     joint = ops.convert_to_numpy(layer.query_key_value.kernel)
     output = ops.convert_to_numpy(layer.output_projection.kernel)
+    shared = layer.num_key_value_heads * width // heads
     q, k, v = (
-        part.reshape(batch, length, heads, -1)
-        for part in np.split(x @ joint, 3, axis=-1)
+        part.reshape(batch, length, -1, width // heads)
+        for part in np.split(x @ joint, [width, width + shared], axis=-1)
     )
     q, k = turn(q), turn(k)
-    y = np.zeros_like(v)
+    k, v = (np.repeat(a, heads // a.shape[2], axis=2) for a in (k, v))
+    y = np.zeros_like(q)
     for t in range(length):
         for b in range(batch):
             for h in range(heads):
@@ -40,8 +42,11 @@ def reference(layer, x):
     return y.reshape(x.shape) @ output
 
 
-def test_contract(contract):
-    contract(lambda: CausalSelfAttention(4), X, reference=reference)
+@pytest.mark.parametrize("key_value_heads", [None, 2, 1])
+def test_contract(contract, key_value_heads):
+    contract(
+        lambda: CausalSelfAttention(4, key_value_heads), X, reference=reference
+    )
 
 
 def test_later_tokens_change_nothing_earlier():
@@ -64,8 +69,9 @@ def test_both_ways_are_the_reference(fused, monkeypatch):
         np.testing.assert_allclose(y, reference(layer, x), atol=1e-5)
 
 
-def test_streaming_equals_the_full_pass():
-    layer = CausalSelfAttention(4)
+@pytest.mark.parametrize("key_value_heads", [4, 2])
+def test_streaming_equals_the_full_pass(key_value_heads):
+    layer = CausalSelfAttention(4, key_value_heads)
     full = ops.convert_to_numpy(layer(X))
     state = layer.initial_state(2, 9)
     for t in range(9):
@@ -75,8 +81,9 @@ def test_streaming_equals_the_full_pass():
         )
 
 
-def test_several_tokens_at_a_time_are_as_many_single_ones():
-    layer = CausalSelfAttention(4)
+@pytest.mark.parametrize("key_value_heads", [4, 2])
+def test_several_tokens_at_a_time_are_as_many_single_ones(key_value_heads):
+    layer = CausalSelfAttention(4, key_value_heads)
     full = ops.convert_to_numpy(layer(X))
     state = layer.initial_state(2, 12)
     for start, end in ((0, 1), (1, 4), (4, 9)):
@@ -90,8 +97,9 @@ def test_several_tokens_at_a_time_are_as_many_single_ones():
     np.testing.assert_allclose(ops.convert_to_numpy(y), full[:, 2:6], atol=1e-5)
 
 
-def test_remembering_leaves_the_caches_of_a_step():
-    layer = CausalSelfAttention(4)
+@pytest.mark.parametrize("key_value_heads", [4, 2])
+def test_remembering_leaves_the_caches_of_a_step(key_value_heads):
+    layer = CausalSelfAttention(4, key_value_heads)
     layer.build(X.shape)
     empty = layer.initial_state(2, 9)
     x = ops.convert_to_tensor(X[:, 3:5])
@@ -112,16 +120,12 @@ def test_some_tokens_of_a_text_keep_their_positions():
     x = np.take_along_axis(X, chosen[..., None], axis=1)
     y = layer(x, positions=ops.convert_to_tensor(chosen, "int32"))
     for b, places in enumerate(chosen):
-        state = layer.initial_state(1, 9)
-        for i, place in enumerate(places):
-            token = ops.convert_to_tensor(X[b : b + 1, place : place + 1])
-            q, k, v = layer._heads(token, ops.convert_to_tensor([place]))
-            state = tuple(
-                ops.slice_update(cache, (0, i, 0, 0), new)
-                for cache, new in zip(state, (k, v), strict=True)
+        token = ops.convert_to_tensor(x[b : b + 1])
+        q, k, v = layer._heads(token, ops.convert_to_tensor(places, "int32"))
+        for i in range(3):
+            one = ops.dot_product_attention(
+                q[:, i : i + 1], k[:, : i + 1], v[:, : i + 1]
             )
-            keys, values = (cache[:, : i + 1] for cache in state)
-            one = ops.dot_product_attention(q, keys, values)
             one = layer.output_projection(ops.reshape(one, (1, 1, 16)))
             np.testing.assert_allclose(
                 ops.convert_to_numpy(y)[b, i],
@@ -130,10 +134,36 @@ def test_some_tokens_of_a_text_keep_their_positions():
             )
 
 
+@pytest.mark.parametrize("key_value_heads", [4, 2])
+def test_a_step_of_some_rows_is_that_of_all(key_value_heads):
+    layer = CausalSelfAttention(4, key_value_heads)
+    layer.build(X.shape)
+    state = layer.initial_state(2, 9)
+    _, state = layer.step(ops.convert_to_tensor(X[:, :5]), state, 0)
+    x = ops.convert_to_tensor(X[:, 5:6])
+    expected, _ = layer.step(x, state, 5)
+    state = layer.remember(x, state, 5)
+    for rows in ([1], [0, 1], [1, 0]):
+        y = layer.step_rows(
+            ops.take(x, rows, axis=0), ops.convert_to_tensor(rows), state, 5
+        )
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(y),
+            ops.convert_to_numpy(expected)[rows],
+            atol=1e-5,
+        )
+
+
 @pytest.mark.parametrize("num_heads", [0, -1, 1.5])
 def test_bad_heads(num_heads):
     with pytest.raises(ValueError, match="num_heads"):
         CausalSelfAttention(num_heads)
+
+
+@pytest.mark.parametrize("heads", [0, 3, 8, 1.5])
+def test_bad_key_value_heads(heads):
+    with pytest.raises(ValueError, match="num_key_value_heads"):
+        CausalSelfAttention(4, heads)
 
 
 def test_width_that_does_not_divide():

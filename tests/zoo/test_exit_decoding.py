@@ -1,0 +1,182 @@
+"""Step by step with exits: the same as whole texts, and really skipping."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from orrery._backend import compile_function
+from orrery.zoo import EarlyExitLM
+from orrery.zoo.exit_decoding import ExitDecoder
+from orrery.zoo.generation import generate
+
+TOKENS = np.random.default_rng(0).integers(0, 31, (3, 12)).astype("int32")
+
+
+def numpy(structure):
+    return keras.tree.map_structure(ops.convert_to_numpy, structure)
+
+
+def small(blocks=(1, 2), confidence="max_prob", **kwargs):
+    keras.utils.set_random_seed(1)
+    model = EarlyExitLM(
+        31,
+        dim=16,
+        blocks=blocks,
+        num_heads=2,
+        hidden_dim=24,
+        confidence=confidence,
+        embedding_stddev=0.5,
+        **kwargs,
+    )
+    model.build()
+    return model
+
+
+def half_leave(model, tokens=TOKENS):
+    """Thresholds with which about half of the tokens leave at each exit."""
+    h, depth, levels = model.token_embedding(tokens), 0, []
+    for exit, size in enumerate(model.blocks[:-1]):
+        for layer in model.decoder_layers[depth : depth + size]:
+            previous, h = h, layer(h)
+        depth += size
+        confidence = numpy(model.compute_confidence(h, previous, exit))
+        middle = np.sort(confidence.ravel())[confidence.size // 2 :][:2]
+        levels.append(float(middle.mean()))
+    model.set_threshold(levels)
+
+
+def decode(decoder, tokens):
+    """Logits and exits of a decoder that is given the tokens."""
+    state = decoder.initial_state(*tokens.shape)
+    step = compile_function(decoder.step, decoder.model.variables)
+    logits, exits = [], []
+    for t in range(tokens.shape[1]):
+        token = ops.convert_to_tensor(tokens[:, t : t + 1])
+        z, state = step(token, state, ops.convert_to_tensor(t, "int32"))
+        logits.append(numpy(z)[:, 0])
+        exits.append(numpy(state["exit"]))
+    return np.stack(logits, axis=1), np.stack(exits, axis=1)
+
+
+@pytest.mark.parametrize(
+    "confidence, rows, blocks",
+    [
+        ("max_prob", 1, (1, 2)),
+        ("margin", 3, (1, 2)),
+        ("state_similarity", 3, (1, 1, 2)),
+        ("learned", 1, (1, 1, 2)),
+    ],
+)
+def test_propagation_step_by_step(confidence, rows, blocks):
+    tokens = TOKENS[:rows]
+    model = small(blocks, confidence)
+    half_leave(model)
+    logits, exits = decode(ExitDecoder(model), tokens)
+    whole = numpy(model.route(tokens, "propagate"))
+    assert len(np.unique(exits)) > 1
+    np.testing.assert_array_equal(exits, whole["exit"])
+    np.testing.assert_allclose(logits, whole["logits"], atol=1e-5)
+
+
+@pytest.mark.parametrize("rows, window", [(1, 3), (1, 50), (3, 1), (3, 3)])
+def test_deferring_is_exact(rows, window):
+    tokens = TOKENS[:rows]
+    model = small()
+    half_leave(model)
+    logits, exits = decode(ExitDecoder(model, "defer", window=window), tokens)
+    whole = numpy(model.route(tokens, "both"))
+    assert len(np.unique(exits)) > 1
+    np.testing.assert_array_equal(exits, whole["exit"])
+    np.testing.assert_allclose(logits, whole["logits"], atol=1e-5)
+
+
+@pytest.mark.parametrize("capacity", [0.3, 0.5, 1.0])
+def test_rows_step_by_step(capacity):
+    model = small()
+    logits, exits = decode(ExitDecoder(model, capacity=capacity), TOKENS)
+    whole = numpy(model.route(TOKENS, "rows", capacity))
+    np.testing.assert_array_equal(exits, whole["exit"])
+    np.testing.assert_allclose(logits, whole["logits"], atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["propagate", "defer"])
+def test_without_a_threshold_it_is_the_model(policy):
+    model = small()
+    logits, exits = decode(ExitDecoder(model, policy), TOKENS)
+    assert (exits == 1).all()
+    np.testing.assert_allclose(logits, numpy(model(TOKENS)), atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["propagate", "defer"])
+def test_prompts_are_read_at_full_depth(policy):
+    model = small()
+    half_leave(model)
+    decoder = ExitDecoder(model, policy)
+    state = decoder.initial_state(3, 12)
+    for t in range(6):
+        token = ops.convert_to_tensor(TOKENS[:, t : t + 1])
+        z, state = decoder.read(token, state, t)
+        np.testing.assert_allclose(
+            numpy(z)[:, 0], numpy(model(TOKENS))[:, t], atol=1e-5
+        )
+    full = model.initial_state(3, 12)
+    _, full = model.step(ops.convert_to_tensor(TOKENS[:, :6]), full, 0)
+    for one, two in zip(
+        keras.tree.flatten(state["caches"]),
+        keras.tree.flatten(full),
+        strict=True,
+    ):
+        np.testing.assert_allclose(numpy(one), numpy(two), atol=1e-5)
+    # The next one leaves or goes on, seeing a prompt of full depth.
+    token = ops.convert_to_tensor(TOKENS[:, 6:7])
+    z, after = decoder.step(token, state, 6)
+    out = model.forward_train(TOKENS[:, :7])
+    gone = numpy(after["exit"]) == 0
+    expected = np.where(
+        gone[:, None],
+        numpy(out["shallow_logits"])[:, -1],
+        numpy(out["deep_logits"])[:, -1],
+    )
+    np.testing.assert_allclose(numpy(z)[:, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"policy": "defer"}, {"capacity": 0.5}]
+)
+def test_generation_goes_through_the_exits(options):
+    """The greedy text, token for token, of compiled and of single steps."""
+    model = small()
+    half_leave(model)
+    decoder = ExitDecoder(model, **options)
+    prompts = TOKENS[:2, :3]
+    texts = generate(decoder, prompts, 9, sampler="greedy", forbidden=())
+    state = decoder.initial_state(2, 9)
+    ids = np.zeros((2, 9), "int32")
+    ids[:, :3] = prompts
+    exits = set()
+    for t in range(8):
+        token = ops.convert_to_tensor(ids[:, t : t + 1])
+        step = decoder.read if t < 2 else decoder.step
+        z, state = step(token, state, t)
+        if t >= 2:
+            ids[:, t + 1] = numpy(z)[:, 0].argmax(-1)
+            exits |= set(numpy(state["exit"]).tolist())
+    assert exits == {0, 1}
+    np.testing.assert_array_equal(np.stack(texts), ids)
+
+
+def test_bad_arguments():
+    model = small()
+    for name, value in (
+        ("policy", "recompute"),
+        ("capacity", 0.0),
+        ("window", 0),
+    ):
+        with pytest.raises(ValueError, match=name):
+            ExitDecoder(model, **{name: value})
+    with pytest.raises(ValueError, match="defer"):
+        ExitDecoder(model, "defer", capacity=0.5)
+    with pytest.raises(ValueError, match="defer"):
+        ExitDecoder(small((1, 1, 1)), "defer")
+    with pytest.raises(ValueError, match="blocks"):
+        ExitDecoder(small((3,)))
