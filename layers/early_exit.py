@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from .._checks import check_real
+from .._checks import check_integer, check_real
 
 CONFIDENCES = ("learned", "max_prob", "margin", "state_similarity")
 # Above every confidence: the threshold at which nobody leaves.
@@ -58,15 +58,18 @@ class EarlyExitRouter(keras.layers.Layer):
     on later tokens; such a network is not causal.
 
     Args:
-        confidence: what is taken for confidence. `"learned"`:
-            `sigmoid(w . h + b)`, a trained exit head; `"max_prob"`, the
-            largest probability `p_1`; `"margin"`, `p_1 - p_2`, to the second;
-            `"state_similarity"`, `(1 + cos(h, h')) / 2`, h' the state one
-            layer below. Defaults to `"learned"`.
+        confidence: what is taken for confidence. `"learned"`: `exp(-k)`, where
+            `k = softplus(w . silu(W h + a) + b)` is an exit head's estimate of
+            what leaving costs, `KL(p_L || p)` of the last exit's distribution
+            from this one's; `"max_prob"`, the largest probability `p_1`;
+            `"margin"`, `p_1 - p_2`, to the second; `"state_similarity"`,
+            `(1 + cos(h, h')) / 2`, h' the state one layer below. Defaults to
+            `"learned"`.
         threshold: float in [0, 1], or `None`: nobody leaves. Held in a weight
             that no gradient reaches. Defaults to `None`.
         capacity: float in (0, 1] or `None`, the fraction of tokens that go
             on. Defaults to `None`.
+        units: int, the hidden units of a learned confidence. Defaults to `64`.
 
     Call arguments:
         hidden: float tensor `(B, N, d)`, the state at the exit.
@@ -102,7 +105,12 @@ class EarlyExitRouter(keras.layers.Layer):
     """
 
     def __init__(
-        self, confidence="learned", threshold=None, capacity=None, **kwargs
+        self,
+        confidence="learned",
+        threshold=None,
+        capacity=None,
+        units=64,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         if confidence not in CONFIDENCES:
@@ -114,18 +122,26 @@ class EarlyExitRouter(keras.layers.Layer):
             check_real(
                 "capacity", capacity, "in (0, 1], or None", lambda c: 0 < c <= 1
             )
+        check_integer("units", units, 1)
         self.confidence = confidence
         self.initial_threshold = _checked(threshold)
         self.capacity = capacity
-        self.exit_head = None
+        self.units = units
+        self.exit_head = []
         if confidence == "learned":
-            self.exit_head = keras.layers.Dense(
-                1, dtype="float32", name="exit_head"
-            )
+            self.exit_head = [
+                keras.layers.Dense(
+                    units, activation="silu", dtype="float32", name="hidden"
+                ),
+                keras.layers.Dense(
+                    1, activation="softplus", dtype="float32", name="cost"
+                ),
+            ]
 
     def build(self, hidden_shape):
-        if self.exit_head is not None:
-            self.exit_head.build(hidden_shape)
+        for layer in self.exit_head:
+            layer.build(hidden_shape)
+            hidden_shape = (*hidden_shape[:-1], layer.units)
         first = self.initial_threshold
         self._threshold = self.add_weight(
             shape=(),
@@ -175,7 +191,7 @@ class EarlyExitRouter(keras.layers.Layer):
     def measure(self, hidden, logits=None, previous=None):
         """The confidence `(B, N)` alone; arguments as those of a call."""
         if self.confidence == "learned":
-            return ops.sigmoid(self.exit_head(hidden))[..., 0]
+            return ops.exp(-self.estimated_cost(hidden))
         if self.confidence == "state_similarity":
             _require(previous, "previous", self.confidence)
             h, below = (ops.cast(a, "float32") for a in (hidden, previous))
@@ -187,6 +203,12 @@ class EarlyExitRouter(keras.layers.Layer):
             return ops.max(probability, axis=-1)
         first, second = ops.unstack(ops.top_k(probability, 2)[0], 2, axis=-1)
         return first - second
+
+    def estimated_cost(self, hidden):
+        """The estimate k, `(B, N)`, in nats, of a learned confidence."""
+        for layer in self.exit_head:
+            hidden = layer(hidden)
+        return hidden[..., 0]
 
     def leaves(self, confidence):
         """Who leaves by the threshold, bool, of the shape of `confidence`."""
@@ -228,6 +250,7 @@ class EarlyExitRouter(keras.layers.Layer):
             "confidence": self.confidence,
             "threshold": self.initial_threshold,
             "capacity": self.capacity,
+            "units": self.units,
         }
 
 

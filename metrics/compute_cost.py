@@ -16,6 +16,8 @@ def exit_compute_cost(
     exit_fractions,
     confidence="learned",
     policy="propagate",
+    units=64,
+    key_value_dim=None,
     context=None,
 ):
     """What exits save, counted three ways, as fractions of full depth.
@@ -32,11 +34,16 @@ def exit_compute_cost(
         exit_fractions: sequence of float, the share of all tokens that leaves
             at each exit but the last.
         confidence: as in `EarlyExitRouter`. `"max_prob"` and `"margin"` need
-            the head of an exit for all who reach it, the others d and 3 d.
+            the head of an exit for all who reach it, `"state_similarity"`
+            3 d, `"learned"` `(d + 1) u`.
         policy: what becomes of the deeper keys and values of who has left.
-            `"propagate"`: made of the state at the exit, `2 d^2` per layer;
+            `"propagate"`: made of the state at the exit, `2 d^2` per layer
+            (less with narrower keys);
             `"defer"`: the layers are run later, in company; `"selected"`: there
             are none; `"both"`: nothing is skipped, the output is chosen.
+        units: int u, hidden units of a learned confidence. Defaults to `64`.
+        key_value_dim: int, the width of keys and of values, all heads; `None`
+            is d. With another, c has `2 d (d + it)` in the place of `4 d^2`.
         context: float n, the mean number of tokens attended to, or `None` to
             leave attention's own products out.
 
@@ -81,10 +88,15 @@ def exit_compute_cost(
             "in [0, 1], in sum too",
             lambda value: 0 <= value <= 1 + 1e-6,
         )
-    layer = 4 * dim**2 + 3 * dim * hidden_dim + 2 * dim * (context or 0)
+    keys_and_values = 2 * dim * (key_value_dim or dim)
+    layer = 2 * dim**2 + keys_and_values + 3 * dim * hidden_dim
+    layer += 2 * dim * (context or 0)
+    # What a layer still costs for a token that has left.
+    still = {"propagate": keys_and_values, "defer": layer}.get(policy, 0)
     head = vocabulary_size * dim
     needs_head = confidence in ("max_prob", "margin")
-    measure = {"learned": dim, "state_similarity": 3 * dim}.get(confidence, 0)
+    measure = {"learned": (dim + 1) * units, "state_similarity": 3 * dim}
+    measure = measure.get(confidence, 0)
     depths = list(itertools.accumulate(blocks))
     full = depths[-1] * layer + head
 
@@ -92,7 +104,7 @@ def exit_compute_cost(
     for index, size in enumerate(blocks):
         layers += reaching * size
         macs += reaching * size * layer
-        macs += skipping * size * _of_skipped(policy, dim, layer)
+        macs += skipping * size * still
         if index == len(blocks) - 1:
             macs += reaching * head
             break
@@ -101,13 +113,9 @@ def exit_compute_cost(
         macs += 0 if needs_head else leaving * head
         reaching, skipping = reaching - leaving, skipping + leaving
     executed = depths[-1] * layer + len(blocks) * head
+    executed += 0 if needs_head else (len(blocks) - 1) * measure
     return {
         "layers_only": layers / depths[-1],
         "macs_with_head": (executed if policy == "both" else macs) / full,
         "macs_executed": executed / full,
     }
-
-
-def _of_skipped(policy, dim, layer):
-    """What a layer still costs for a token that has left."""
-    return {"propagate": 2 * dim**2, "defer": layer}.get(policy, 0)

@@ -115,7 +115,7 @@ class ExitDecoder:
         state = {**state, "caches": tuple(caches), "exit": left}
         if exit == len(model.blocks) - 1:
             return logits, state
-        confidence = model.compute_confidence(h, previous, exit)[:, 0]
+        confidence = model.compute_confidence(h, previous, exit, z)[:, 0]
         leaves = model.routers[exit].leaves(confidence)
         gone = ops.logical_or(gone, leaves)
         if self.policy == "defer":

@@ -51,7 +51,7 @@ class ExitRoutingModel(LanguageModel):
         head = self.heads[exit if len(self.heads) > 1 else 0]
         return head(self.exit_norms[exit](hidden))
 
-    def compute_confidence(self, hidden, previous=None, exit=0):
+    def compute_confidence(self, hidden, previous=None, exit=0, logits=None):
         """The router's confidence `(B, N)` in the state before an exit.
 
         Args:
@@ -59,9 +59,10 @@ class ExitRoutingModel(LanguageModel):
             previous: float tensor `(B, N, d)`, the state one layer below, for
                 `"state_similarity"`.
             exit: int, which exit. Defaults to the first.
+            logits: float tensor `(B, N, V)`, the exit's, if they are there.
         """
-        router, logits = self.routers[exit], None
-        if router.confidence in ("max_prob", "margin"):
+        router = self.routers[exit]
+        if logits is None and router.confidence in ("max_prob", "margin"):
             logits = self.exit_logits(hidden, exit)
         return router.measure(self.exit_norms[exit](hidden), logits, previous)
 
@@ -118,7 +119,7 @@ class ExitRoutingModel(LanguageModel):
             if depth in self.exit_depths:
                 logits.append(self.exit_logits(h, len(logits)))
             if depth == self.blocks[0]:
-                confidence = self.compute_confidence(h, previous)
+                confidence = self.compute_confidence(h, previous, 0, logits[0])
         confidence = ops.stop_gradient(confidence)
         leaves = self.routers[0].leaves(confidence)
         return {
@@ -180,7 +181,7 @@ class ExitRoutingModel(LanguageModel):
                 left = ops.where(gone, left, exit)
             if exit == last:
                 break
-            measured = self.compute_confidence(h, previous, exit)
+            measured = self.compute_confidence(h, previous, exit, z)
             if exit == 0:
                 confidence = measured
             leaves = self.routers[exit].leaves(measured)
@@ -196,16 +197,14 @@ class ExitRoutingModel(LanguageModel):
     def _route_some(self, tokens, capacity):
         h = self.forward_to_hidden(tokens, self.blocks[0] - 1)
         previous, h = h, self.decoder_layers[self.blocks[0] - 1](h)
-        confidence = self.compute_confidence(h, previous)
+        shallow = self.exit_logits(h, 0)
+        confidence = self.compute_confidence(h, previous, 0, shallow)
         count = math.ceil(capacity * tokens.shape[1])
         indices, rank, goes_on = least_confident(confidence, count)
         deep = self.forward_upper(gather_tokens(h, indices), indices)
         last = len(self.blocks) - 1
         logits = scatter_tokens(
-            self.exit_logits(deep, last),
-            self.exit_logits(h, 0),
-            rank,
-            goes_on,
+            self.exit_logits(deep, last), shallow, rank, goes_on
         )
         left = ops.where(goes_on, last, 0)
         return {
@@ -252,6 +251,10 @@ class ExitRoutingModel(LanguageModel):
             exit_fractions,
             self.confidence,
             policy,
+            self.routers[0].units if self.routers else 1,
+            self.dim
+            // self.num_heads
+            * (self.num_key_value_heads or self.num_heads),
             context,
         )
 

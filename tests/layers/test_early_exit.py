@@ -38,8 +38,10 @@ def reference(name, layer):
             PREVIOUS, axis=-1
         )
         return (1 + dot / size) / 2
-    kernel, bias = numpy(list(layer.exit_head.weights))
-    return 1 / (1 + np.exp(-(HIDDEN @ kernel + bias)))[..., 0]
+    hidden, cost = ([numpy(w) for w in a.weights] for a in layer.exit_head)
+    u = HIDDEN @ hidden[0] + hidden[1]
+    k = (u / (1 + np.exp(-u)) @ cost[0] + cost[1])[..., 0]
+    return 1 / (1 + np.exp(k))
 
 
 @pytest.mark.parametrize(
