@@ -50,7 +50,8 @@ def test_limits(policy, confidence):
     full = 10 * 589_824 + 49_152
     measure = 193 * 64 if confidence == "learned" else 49_152
     if policy == "both":
-        assert cost(0.0) == cost(1.0) == pytest.approx(1 + 49_152 / full)
+        more = 49_152 + (measure if confidence == "learned" else 0)
+        assert cost(0.0) == cost(1.0) == pytest.approx(1 + more / full)
         return
     assert cost(0.0) == pytest.approx(1 + measure / full)
     shallow = 3 * 589_824 + 49_152 + (measure if confidence == "learned" else 0)
