@@ -99,7 +99,9 @@ def calibrate_threshold(
         losses: float array `(n, N)`, what leaving costs each token: for
             `kind="disagree"` 0 or 1, whether the exit's choice is another than
             the last one's; for `"excess_nll"` the nats by which its loss is
-            higher, of which window means are clipped to +-0.25.
+            higher, of which window means are clipped to +-0.25. Or a function
+            from a threshold to such an array, of all tokens, for a network
+            in which who leaves changes what the others see.
         alpha: float in (0, 1), the largest risk; in nats for `"excess_nll"`.
         delta: float in (0, 1), of `"ltt"`: how often the risk may be higher
             than alpha, over calibration sets. Defaults to `0.02`.
@@ -139,25 +141,33 @@ def calibrate_threshold(
         - [Waudby-Smith and Ramdas, 2020](https://arxiv.org/abs/2010.09686)
     """
     confidences = np.asarray(confidences, "float64")
-    losses = np.asarray(losses, "float64")
     _check_choices(method=method, bound=bound, kind=kind)
-    _check_arrays(confidences, losses, kind)
+
+    def of_windows(level):
+        if callable(losses):
+            given = np.asarray(losses(level), "float64")
+            _check_arrays(confidences, given, kind)
+            return given.mean(axis=1)
+        return window_losses(confidences, losses, [level])[0]
+
+    if not callable(losses):
+        _check_arrays(confidences, np.asarray(losses, "float64"), kind)
     for name, value in (("alpha", alpha), ("delta", delta)):
         check_real(name, value, "between 0 and 1", lambda a: 0 < a < 1)
     n = len(confidences)
     if method == "quantile":
         level = float(np.quantile(confidences, alpha))
-        return _result(level, confidences, losses, alpha, None, None)
+        means = of_windows(level)
+        return _result(level, confidences, means, alpha)
     if kind == "disagree":
         _require_enough(n, alpha, delta, method)
     if isinstance(thresholds, int):
         check_integer("thresholds", thresholds, 1)
         thresholds = np.quantile(confidences, np.linspace(0, 1, thresholds))
-    found = p_value = None
+    found, risk, p_value = None, np.zeros(n), None
     for level in np.unique(thresholds)[::-1]:
-        unit, target = _unit_losses(
-            window_losses(confidences, losses, [level])[0], alpha, kind
-        )
+        means = of_windows(level)
+        unit, target = _unit_losses(means, alpha, kind)
         if method == "crc":
             p = None
             passes = (unit.sum() + 1) / (n + 1) <= target
@@ -170,9 +180,9 @@ def calibrate_threshold(
             passes = p <= delta
         if not passes:
             break
-        found, p_value = float(level), p
+        found, risk, p_value = float(level), means, p
     delta = delta if method == "ltt" else None
-    return _result(found, confidences, losses, alpha, delta, p_value)
+    return _result(found, confidences, risk, alpha, delta, p_value)
 
 
 def risk_resampling(
@@ -214,7 +224,11 @@ def risk_resampling(
         level = calibrate_threshold(
             confidences[inside], losses[inside], alpha, **options
         )["threshold"]
-        kept = _result(level, confidences[outside], losses[outside], alpha)
+        others = confidences[outside]
+        means = np.zeros(len(outside))
+        if level is not None:
+            means = window_losses(others, losses[outside], [level])[0]
+        kept = _result(level, others, means, alpha)
         rows.append(
             (
                 math.nan if level is None else level,
@@ -234,18 +248,16 @@ def _unit_losses(means, alpha, kind):
     return (means + CLIP) / (2 * CLIP), (alpha + CLIP) / (2 * CLIP)
 
 
-def _result(level, confidences, losses, alpha, delta=None, p_value=None):
-    leaves = np.zeros(confidences.shape, bool)
-    if level is not None:
-        leaves = confidences >= level
+def _result(level, confidences, means, alpha, delta=None, p_value=None):
+    left = 0.0 if level is None else float((confidences >= level).mean())
     return {
         "threshold": level,
         "feasible": level is not None,
         "alpha": alpha,
         "delta": delta,
         "n": len(confidences),
-        "exit_rate": float(leaves.mean()),
-        "empirical_risk": float(np.where(leaves, losses, 0).mean()),
+        "exit_rate": left,
+        "empirical_risk": float(np.mean(means)),
         "p_value": p_value,
     }
 

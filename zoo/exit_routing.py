@@ -66,7 +66,37 @@ class ExitRoutingModel(LanguageModel):
             logits = self.exit_logits(hidden, exit)
         return router.measure(self.exit_norms[exit](hidden), logits, previous)
 
+    def set_risk(self, alpha):
+        """Take the threshold that was calibrated for a risk.
+
+        Args:
+            alpha: float, one of those in the table `risks` that `calibrate`
+                left; where none was feasible for it, nobody leaves.
+
+        Returns:
+            The row of the table, a dict.
+        """
+        rows = {} if self.risks is None else self.risks["table"]
+        known = {row["alpha"]: row for row in rows}
+        if alpha not in known:
+            raise ValueError(
+                f"`alpha` must be one of {sorted(known)}, which were "
+                "calibrated; see orrery.zoo.exit_fitting.calibrate. Received: "
+                f"{alpha}"
+            )
+        self.set_threshold(known[alpha]["threshold"])
+        return dict(known[alpha])
+
     # === Whole texts ===
+    def exit_states(self, tokens):
+        """The state `(B, N, d)` at every exit, and that one layer below."""
+        h, states = self.token_embedding(tokens), []
+        for depth, layer in enumerate(self.decoder_layers, 1):
+            previous, h = h, layer(h)
+            if depth in self.exit_depths:
+                states.append((h, previous))
+        return states
+
     def forward_to_hidden(self, tokens, depth=None):
         """The state `(B, N, d)` after `depth` layers, or at the first exit."""
         depth = self.blocks[0] if depth is None else depth
@@ -113,14 +143,13 @@ class ExitRoutingModel(LanguageModel):
             `shallow_ratio`, the share of tokens that would leave there.
         """
         self._require_exit("forward_train")
-        h, logits, confidence = self.token_embedding(tokens), [], None
-        for depth, layer in enumerate(self.decoder_layers, 1):
-            previous, h = h, layer(h)
-            if depth in self.exit_depths:
-                logits.append(self.exit_logits(h, len(logits)))
-            if depth == self.blocks[0]:
-                confidence = self.compute_confidence(h, previous, 0, logits[0])
-        confidence = ops.stop_gradient(confidence)
+        states = self.exit_states(tokens)
+        logits = [
+            self.exit_logits(h, exit) for exit, (h, _) in enumerate(states)
+        ]
+        confidence = ops.stop_gradient(
+            self.compute_confidence(*states[0], 0, logits[0])
+        )
         leaves = self.routers[0].leaves(confidence)
         return {
             "shallow_logits": logits[0],

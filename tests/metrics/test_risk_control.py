@@ -136,6 +136,21 @@ def test_excess_may_be_negative():
     assert level > 0.7
 
 
+def test_losses_may_depend_on_the_threshold():
+    confidences, losses = text(400)
+    asked = []
+
+    def under(threshold):
+        asked.append(threshold)
+        return np.where(confidences >= threshold, losses, 0)
+
+    expected = calibrate_threshold(confidences, losses, 0.05)
+    assert calibrate_threshold(confidences, under, 0.05) == expected
+    # From the highest down, and none after the first that fails.
+    assert asked == sorted(asked, reverse=True)
+    assert asked[-2] == expected["threshold"]
+
+
 def test_nothing_passes():
     confidences = np.random.default_rng(0).uniform(size=(400, 4))
     result = calibrate_threshold(confidences, np.ones((400, 4)), 0.01)

@@ -1,0 +1,145 @@
+"""What is measured at the exits and fitted to them."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from orrery.zoo import EarlyExitLM
+from orrery.zoo.exit_fitting import calibrate, fit_exit_heads
+from orrery.zoo.exit_measures import measure_exits, measure_route
+
+pytest.importorskip("scipy")
+RANDOM = np.random.default_rng(0)
+TOKENS = RANDOM.integers(0, 17, (90, 12)).astype("int32")
+TARGETS = np.roll(TOKENS, -1, axis=1)
+
+
+def small(confidence="learned", blocks=(1, 2), **kwargs):
+    keras.utils.set_random_seed(1)
+    model = EarlyExitLM(
+        17,
+        dim=16,
+        blocks=blocks,
+        num_heads=2,
+        hidden_dim=24,
+        confidence=confidence,
+        embedding_stddev=0.5,
+        **kwargs,
+    )
+    model.build()
+    return model
+
+
+def numpy(x):
+    return ops.convert_to_numpy(x)
+
+
+def log_softmax(x):
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def test_measures_are_those_of_the_exits():
+    model = small(blocks=(1, 1, 2))
+    out = measure_exits(model, TOKENS[:5], TARGETS[:5], batch_size=2)
+    logits = [
+        log_softmax(numpy(z).astype("float64"))
+        for z in model.forward_train(TOKENS[:5])["exit_logits"]
+    ]
+    last = logits[-1]
+    for exit, z in enumerate(logits):
+        nll = -np.take_along_axis(z, TARGETS[:5, :, None], -1)[..., 0]
+        np.testing.assert_allclose(out["loss"][..., exit], nll, atol=1e-5)
+        if exit == 2:
+            break
+        differs = z.argmax(-1) != last.argmax(-1)
+        np.testing.assert_array_equal(out["disagree"][..., exit], differs)
+        divergence = (np.exp(last) * (last - z)).sum(-1)
+        np.testing.assert_allclose(
+            out["divergence"][..., exit], divergence, atol=1e-5
+        )
+    first = numpy(model.forward_train(TOKENS[:5])["confidence"])
+    np.testing.assert_allclose(out["confidence"][..., 0], first, atol=1e-6)
+
+
+def test_measures_of_a_route():
+    model = small("max_prob", threshold=0.25)
+    out = measure_route(model, TOKENS[:6], TARGETS[:6], batch_size=3)
+    routed = model.route(TOKENS[:6])
+    np.testing.assert_array_equal(out["exit"], numpy(routed["exit"]))
+    z = log_softmax(numpy(routed["logits"]))
+    nll = -np.take_along_axis(z, TARGETS[:6, :, None], -1)[..., 0]
+    np.testing.assert_allclose(out["loss"], nll, atol=1e-5)
+    differs = z.argmax(-1) != numpy(model(TOKENS[:6])).argmax(-1)
+    np.testing.assert_array_equal(out["disagree"], differs)
+    assert 0 < out["exit"].mean() < 1
+
+
+def test_learned_confidence_tells_what_leaving_costs():
+    model = small()
+    before = [numpy(w).copy() for w in model.trainable_weights]
+
+    def quality():
+        out = measure_exits(model, TOKENS, TARGETS)
+        estimate = -np.log(out["confidence"]).ravel()
+        return np.corrcoef(estimate, out["divergence"].ravel())[0, 1]
+
+    untrained = quality()
+    fit_exit_heads(model, TOKENS[:60], epochs=30, learning_rate=1e-2)
+    assert quality() > max(0.5, untrained + 0.3)
+    # On average it is right, too: the deviance's minimum is the mean.
+    out = measure_exits(model, TOKENS[:60], TARGETS[:60])
+    estimate = -np.log(out["confidence"])
+    assert estimate.mean() == pytest.approx(out["divergence"].mean(), rel=0.1)
+    for weight, old in zip(model.trainable_weights, before, strict=True):
+        np.testing.assert_array_equal(numpy(weight), old)
+
+
+def test_same_seed_gives_the_same_heads():
+    one, two = small(), small()
+    for model in (one, two):
+        fit_exit_heads(model, TOKENS[:20], epochs=2, seed=3)
+    for a, b in zip(
+        one.routers[0].weights, two.routers[0].weights, strict=True
+    ):
+        np.testing.assert_array_equal(numpy(a), numpy(b))
+
+
+@pytest.mark.parametrize("kind", ["disagree", "excess_nll"])
+def test_calibrated_risk_is_that_of_the_routed_network(kind, tmp_path):
+    model = small("max_prob")
+    options = {"kind": kind, "alphas": (0.1, 0.3), "thresholds": 8}
+    if kind == "excess_nll":
+        options["bound"] = "wsr"
+    table = calibrate(model, TOKENS, TARGETS, **options)
+    assert model.thresholds == [None]
+    assert [row["alpha"] for row in table] == [0.1, 0.3]
+    assert table[0]["exit_rate"] <= table[1]["exit_rate"]
+    row = model.set_risk(0.3)
+    assert row == table[1] and row["feasible"]
+    assert model.thresholds == [pytest.approx(row["threshold"])]
+    routed = measure_route(model, TOKENS, TARGETS)
+    risk = routed["disagree"]
+    if kind == "excess_nll":
+        full = measure_exits(model, TOKENS, TARGETS)["loss"][..., -1]
+        risk = routed["loss"] - full
+    assert row["empirical_risk"] == pytest.approx(risk.mean(), abs=1e-5)
+    assert row["exit_rate"] == pytest.approx((routed["exit"] == 0).mean())
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again.set_risk(0.1) == table[0]
+    with pytest.raises(ValueError, match=r"\[0.1, 0.3\].*0.2"):
+        again.set_risk(0.2)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="confidence"):
+        fit_exit_heads(small("max_prob"), TOKENS)
+    with pytest.raises(ValueError, match="blocks"):
+        fit_exit_heads(small(blocks=(2,)), TOKENS)
+    with pytest.raises(ValueError, match="blocks"):
+        calibrate(small(blocks=(1, 1, 1)), TOKENS, TARGETS)
+    with pytest.raises(ValueError, match="windows"):
+        calibrate(small(), TOKENS, TARGETS, alphas=(0.01,))
+    with pytest.raises(ValueError, match="calibrated"):
+        small().set_risk(0.05)

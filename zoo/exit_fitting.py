@@ -1,0 +1,185 @@
+"""What is fitted to a language model's exits after it was trained."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from .._checks import check_integer, check_real
+from ..datasets.epoch_order import EpochOrder
+from ..metrics.risk_control import calibrate_threshold
+from .exit_measures import measure_exits, measure_route
+
+
+def fit_exit_heads(
+    model, tokens, epochs=4, batch_size=32, learning_rate=2e-3, seed=0
+):
+    """Fit the learned confidences: what would leaving cost a token?
+
+    Of every token the state at an exit and `KL(p_L || p_e)` are taken, the
+    network as it is; the exit heads are fitted to that divergence by its
+    Poisson deviance, whose best estimate is the mean. Any later training of the
+    network invalidates them.
+
+    Args:
+        model: a built `EarlyExitLM` with `confidence="learned"`; its routers
+            are changed, nothing else.
+        tokens: int array `(n, N)`, of text that the network was not trained
+            on. They must fit into memory as n N states of width d.
+        epochs: int, passes. Defaults to `4`.
+        batch_size: int, rows of tokens at a time. Defaults to `32`.
+        learning_rate: float, of AdamW. Defaults to `2e-3`.
+        seed: int, of the order. Defaults to `0`.
+
+    Returns:
+        The mean deviance of every exit's last epoch, a list of floats.
+
+    Raises:
+        ValueError: if the confidence is not learned, or there is no exit.
+    """
+    if model.confidence != "learned" or not model.routers:
+        raise ValueError(
+            "`model` must have an exit before the last and "
+            f"confidence='learned'. Received: blocks={model.blocks}, "
+            f"confidence={model.confidence!r}"
+        )
+    check_integer("epochs", epochs, 1)
+    check_real("learning_rate", learning_rate, "above 0", lambda r: r > 0)
+    costs = []
+    for exit, router in enumerate(model.routers):
+        states, divergence = _examples(model, tokens, exit, batch_size)
+        rows = batch_size * tokens.shape[1]
+        batches = _Examples(states, divergence, rows, seed)
+        head = keras.Sequential(
+            [keras.Input((model.dim,)), *router.exit_head], name="exit_head"
+        )
+        router.trainable = True
+        for layer in router.exit_head:
+            layer.trainable = True
+        head.compile(keras.optimizers.AdamW(learning_rate), loss="poisson")
+        history = head.fit(batches, epochs=epochs, shuffle=False, verbose=0)
+        router.trainable = False
+        costs.append(history.history["loss"][-1])
+    return costs
+
+
+def calibrate(
+    model,
+    tokens,
+    targets,
+    alphas=(0.01, 0.02, 0.05, 0.1),
+    delta=0.02,
+    kind="disagree",
+    policy="propagate",
+    thresholds=50,
+    batch_size=32,
+    **options,
+):
+    """Thresholds for several risks, kept in the model for `set_risk`.
+
+    Risk is that of the routed network against itself at full depth, window by
+    window, under the policy it will run by: what the deeper layers see of
+    those who have left is part of it. One exit before the last.
+
+    Args:
+        model: a built `EarlyExitLM` of two blocks; its `risks` are replaced
+            and its threshold is left as it was.
+        tokens: int array `(n, N)`: n windows that nothing was fitted to.
+        targets: int array `(n, N)`.
+        alphas: floats, the risks. Defaults to `(0.01, 0.02, 0.05, 0.1)`.
+        delta: float, see `calibrate_threshold`. Defaults to `0.02`.
+        kind: `"disagree"` or `"excess_nll"`. Defaults to `"disagree"`.
+        policy: `"propagate"`, or `"both"` for the decoder's `"defer"`.
+        thresholds: int, how many are tried. Defaults to `50`.
+        batch_size: int. Defaults to `32`.
+        **options: further arguments of `calibrate_threshold`.
+
+    Returns:
+        The table, a list of dicts as `calibrate_threshold` returns them.
+    """
+    if len(model.blocks) != 2:
+        raise ValueError(
+            "`model` must have two blocks, for one threshold. Received: "
+            f"blocks={model.blocks}"
+        )
+    measured = measure_exits(model, tokens, targets, batch_size)
+    confidence = measured["confidence"][..., 0]
+    full = measured["loss"][..., -1]
+    levels = np.quantile(confidence, np.linspace(0, 1, thresholds))
+    before, known = model.thresholds, {}
+
+    def losses(level):
+        if level not in known:
+            model.set_threshold(min(float(level), 1.0))
+            routed = measure_route(
+                model, tokens, targets, policy, batch_size=batch_size
+            )
+            excess = routed["loss"] - full
+            known[level] = routed["disagree"] if kind == "disagree" else excess
+        return known[level]
+
+    try:
+        table = [
+            calibrate_threshold(
+                confidence,
+                losses,
+                alpha,
+                delta,
+                kind=kind,
+                thresholds=levels,
+                **options,
+            )
+            for alpha in alphas
+        ]
+    finally:
+        model.set_threshold(before)
+    model.risks = {
+        "kind": kind,
+        "policy": policy,
+        "tokens_per_window": int(tokens.shape[1]),
+        "table": table,
+    }
+    return table
+
+
+class _Examples(EpochOrder):
+    """States and divergences, in an order of (seed, epoch) alone."""
+
+    def __init__(self, states, divergence, batch_size, seed):
+        self.states, self.divergence = states, divergence
+        super().__init__(len(states), batch_size, True, seed, 0)
+
+    def __getitem__(self, index):
+        rows, genuine = self.rows(index)
+        weight = np.zeros(len(rows), "float32")
+        weight[:genuine] = 1.0
+        return self.states[rows], self.divergence[rows], weight
+
+
+def _examples(model, tokens, exit, batch_size):
+    examples = _States(model, exit)
+    out = examples.predict(tokens, batch_size=batch_size, verbose=0)
+    states, divergence = out[..., :-1], out[..., -1:]
+    return states.reshape(-1, model.dim), divergence.reshape(-1, 1)
+
+
+class _States(keras.Model):
+    """What an exit head sees of every token, and what it should say."""
+
+    def __init__(self, model, exit):
+        super().__init__(name="states")
+        self.model = model
+        self.exit = exit
+
+    def call(self, tokens):
+        states = self.model.exit_states(tokens)
+        h = states[self.exit][0]
+        mine, last = (
+            ops.log_softmax(ops.cast(z, "float32"))
+            for z in (
+                self.model.exit_logits(h, self.exit),
+                self.model.exit_logits(states[-1][0], -1),
+            )
+        )
+        divergence = ops.sum(ops.exp(last) * (last - mine), axis=-1)
+        seen = ops.cast(self.model.exit_norms[self.exit](h), "float32")
+        return ops.concatenate([seen, divergence[..., None]], axis=-1)

@@ -1,0 +1,109 @@
+"""What the exits of a language model know, token by token, on a text."""
+
+import keras
+from keras import ops
+
+from .exit_routing import ExitRoutingModel
+
+
+def measure_exits(model, tokens, targets, batch_size=32):
+    """Every exit's loss and confidence beside the last one's, nobody leaving.
+
+    Args:
+        model: a built `EarlyExitLM` of E exits.
+        tokens: int array `(n, N)`.
+        targets: int array `(n, N)`, the tokens that follow.
+        batch_size: int, rows at a time. Defaults to `32`.
+
+    Returns:
+        A dict of float32 arrays: `loss` `(n, N, E)`, negative log-likelihoods
+        in nats; and of the exits but the last, `(n, N, E - 1)`: `confidence`;
+        `disagree`, 1 where the likeliest token is another than the last
+        exit's; `divergence`, `KL(p_L || p_e)` in nats.
+    """
+    inputs = {"tokens": tokens, "targets": targets}
+    exits = _Exits(model)
+    return exits.predict(inputs, batch_size=batch_size, verbose=0)
+
+
+def measure_route(
+    model, tokens, targets, policy="propagate", capacity=None, batch_size=32
+):
+    """What comes out where every token leaves at its exit.
+
+    Args:
+        model: a built `EarlyExitLM`.
+        tokens: int array `(n, N)`.
+        targets: int array `(n, N)`.
+        policy: see `EarlyExitLM.route`.
+        capacity: likewise.
+        batch_size: int, rows at a time, which are those that `"rows"` shares
+            out. Defaults to `32`.
+
+    Returns:
+        A dict of arrays `(n, N)`: `loss`, float32, negative log-likelihoods in
+        nats; `exit`, int32; `confidence`, float32, at the first exit;
+        `disagree`, float32, 1 where the likeliest token is another than that
+        of the whole network.
+    """
+    inputs = {"tokens": tokens, "targets": targets}
+    route = _Route(model, policy, capacity)
+    return route.predict(inputs, batch_size=batch_size, verbose=0)
+
+
+def log_probability(logits, targets):
+    """Of the targets `(B, N)`, float32, from logits `(B, N, V)`."""
+    logits = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+    targets = ops.cast(targets, "int32")
+    return ops.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+
+
+class _Exits(keras.Model):
+    def __init__(self, model):
+        super().__init__(name="exits")
+        self.model: ExitRoutingModel = model
+
+    def call(self, inputs):
+        targets = inputs["targets"]
+        states = self.model.exit_states(inputs["tokens"])
+        logits = [
+            self.model.exit_logits(h, exit)
+            for exit, (h, _) in enumerate(states)
+        ]
+        loss = [-log_probability(z, targets) for z in logits]
+        confidence, disagree, divergence = [], [], []
+        last = ops.log_softmax(ops.cast(logits[-1], "float32"))
+        for exit, (h, previous) in enumerate(states[:-1]):
+            z = ops.log_softmax(ops.cast(logits[exit], "float32"))
+            confidence.append(
+                self.model.compute_confidence(h, previous, exit, logits[exit])
+            )
+            differs = ops.argmax(z, axis=-1) != ops.argmax(last, axis=-1)
+            disagree.append(ops.cast(differs, "float32"))
+            divergence.append(ops.sum(ops.exp(last) * (last - z), axis=-1))
+        return {
+            "loss": ops.stack(loss, axis=-1),
+            "confidence": ops.stack(confidence, axis=-1),
+            "disagree": ops.stack(disagree, axis=-1),
+            "divergence": ops.stack(divergence, axis=-1),
+        }
+
+
+class _Route(keras.Model):
+    def __init__(self, model, policy, capacity):
+        super().__init__(name="route")
+        self.model: ExitRoutingModel = model
+        self.policy = policy
+        self.capacity = capacity
+
+    def call(self, inputs):
+        tokens = inputs["tokens"]
+        routed = self.model.route(tokens, self.policy, self.capacity)
+        logits = routed["logits"]
+        differs = ops.argmax(logits, -1) != ops.argmax(self.model(tokens), -1)
+        return {
+            "loss": -log_probability(logits, inputs["targets"]),
+            "exit": routed["exit"],
+            "confidence": routed["confidence"],
+            "disagree": ops.cast(differs, "float32"),
+        }
