@@ -158,7 +158,8 @@ class CausalSelfAttention(keras.layers.Layer):
 
     def _divided(self, x):
         """`(B, N, n D)` as n heads."""
-        return ops.reshape(x, (*ops.shape(x)[:2], -1, self.head_dim))
+        heads = x.shape[-1] // self.head_dim
+        return ops.reshape(x, (*ops.shape(x)[:2], heads, self.head_dim))
 
     def call(self, x, positions=None):
         if positions is None:

@@ -185,11 +185,7 @@ class EarlyExitLM(ExitRoutingModel):
         ]
         self.routers = [
             EarlyExitRouter(
-                confidence,
-                level,
-                name=f"router_{index}",
-                trainable=False,
-                **policy,
+                confidence, level, name=f"router_{index}", **policy
             )
             for index, level in enumerate(_per_exit(threshold, len(blocks) - 1))
         ]
@@ -228,6 +224,8 @@ class EarlyExitLM(ExitRoutingModel):
             *self.routers,
         ):
             layer.build(shape)
+        for router in self.routers:
+            router.trainable = False
         self.training_steps = self.add_weight(
             shape=(),
             initializer="zeros",

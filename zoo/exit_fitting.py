@@ -53,8 +53,6 @@ def fit_exit_heads(
             [keras.Input((model.dim,)), *router.exit_head], name="exit_head"
         )
         router.trainable = True
-        for layer in router.exit_head:
-            layer.trainable = True
         head.compile(keras.optimizers.AdamW(learning_rate), loss="poisson")
         history = head.fit(batches, epochs=epochs, shuffle=False, verbose=0)
         router.trainable = False
