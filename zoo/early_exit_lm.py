@@ -184,9 +184,7 @@ class EarlyExitLM(ExitRoutingModel):
             for index in range(len(blocks) if head == "separate" else 1)
         ]
         self.routers = [
-            EarlyExitRouter(
-                confidence, level, name=f"router_{index}", **policy
-            )
+            EarlyExitRouter(confidence, level, name=f"router_{index}", **policy)
             for index, level in enumerate(_per_exit(threshold, len(blocks) - 1))
         ]
 

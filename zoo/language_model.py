@@ -7,6 +7,9 @@ from ..datasets.vocabulary import check_ids
 from .generation import generate
 from .presets import Presets
 
+# What a model keeps of what was compiled for it.
+COMPILED = ("_generation_loops", "_prediction", "_speculation_loops")
+
 
 @keras.saving.register_keras_serializable(package="orrery")
 class LanguageModel(Presets, keras.Model):
@@ -70,7 +73,7 @@ class LanguageModel(Presets, keras.Model):
             **kwargs: passed on to Keras.
         """
         # What was compiled holds the variables it was made with.
-        for compiled in ("_generation_loops", "_prediction"):
+        for compiled in COMPILED:
             vars(self).pop(compiled, None)
         filters = _is_matrix_product if filters is None else filters
         super().quantize(mode, config=config, filters=filters, **kwargs)
