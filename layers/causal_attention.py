@@ -152,8 +152,13 @@ class CausalSelfAttention(keras.layers.Layer):
     def _heads(self, x, positions):
         """Queries, keys and values `(B, N, heads, D)`, turned."""
         joint = self._divided(self.query_key_value(x))
-        heads = self.num_heads, self.num_heads + self.num_key_value_heads
-        q, k, v = ops.split(joint, heads, axis=2)
+        first = self.num_heads
+        last = first + self.num_key_value_heads
+        q, k, v = (
+            joint[:, :, :first],
+            joint[:, :, first:last],
+            joint[:, :, last:],
+        )
         return rotary(q, positions), rotary(k, positions), v
 
     def _divided(self, x):

@@ -165,6 +165,34 @@ def test_generation_goes_through_the_exits(options):
     np.testing.assert_array_equal(np.stack(texts), ids)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"policy": "defer"}, {"capacity": 0.5}]
+)
+def test_score_is_that_of_the_steps(options):
+    model = small()
+    half_leave(model)
+    decoder = ExitDecoder(model, **options)
+    loss, exits = decoder.score(TOKENS)
+    logits, left = decode(decoder, TOKENS)
+    logits = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = np.take_along_axis(logits[:, :-1], TOKENS[:, 1:, None], -1)
+    np.testing.assert_array_equal(exits, left[:, :-1])
+    np.testing.assert_allclose(loss, -expected[..., 0], atol=1e-5)
+    full, exits = decoder.score(TOKENS, full_depth=True)
+    assert (exits == 1).all()
+    logits = numpy(model(TOKENS)).astype("float64")
+    logits = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = np.take_along_axis(logits[:, :-1], TOKENS[:, 1:, None], -1)
+    np.testing.assert_allclose(full, -expected[..., 0], atol=1e-5)
+    model.set_threshold(None)
+    loss, exits = decoder.score(TOKENS)
+    if "capacity" not in options:
+        assert (exits == 1).all()
+        np.testing.assert_allclose(loss, full, atol=1e-5)
+    with pytest.raises(ValueError, match="tokens"):
+        decoder.score(TOKENS[:, :1])
+
+
 def test_bad_arguments():
     model = small()
     for name, value in (
