@@ -185,9 +185,8 @@ class CausalSelfAttention(keras.layers.Layer):
     def initial_state(self, batch_size, max_length):
         """Empty key and value caches `(B heads, max_length, D)`.
 
-        In the one shape that XLA's CPU multiplies by as it is: with positions
-        before heads it takes five times as long, and in four dimensions it
-        copies every cache at every step.
+        In the one shape that XLA's CPU multiplies by as it is: in four
+        dimensions it copies every cache at every step.
         """
         rows = batch_size * self.num_key_value_heads
         shape = (rows, max_length, self.head_dim)

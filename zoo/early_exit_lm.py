@@ -31,9 +31,9 @@ class EarlyExitLM(ExitRoutingModel):
         CE(z_L) + sum_e [ w CE(z_e) + kappa tau^2 KL(p_L || p_e) ],
         p = softmax(z / tau), no gradient into p_L;
 
-    `freeze_lower` says what is trained; thresholds matter in `route`,
-    `generate` and `score` alone. No gradient reaches a learned confidence
-    there: it is fitted afterwards, by `fit_exit_head`.
+    `trainable` says what is trained; thresholds matter in `route` and to an
+    `ExitDecoder` alone, and `generate` is at full depth. No gradient reaches a
+    learned confidence: it is fitted afterwards, by `fit_exit_heads`.
 
     Args:
         vocabulary_size: int, V. Defaults to `256`, bytes.

@@ -51,7 +51,7 @@ class ExitDecoder:
                 f"blocks={model.blocks}, capacity={capacity}"
             )
         check_integer("window", window, 1)
-        model._require_exit("decoding with exits")
+        model.require_exit("decoding with exits")
         self.model = model
         self.policy = policy
         self.capacity = capacity

@@ -142,7 +142,7 @@ class ExitRoutingModel(LanguageModel):
             `confidence` `(B, N)` at the first exit, without gradient, and
             `shallow_ratio`, the share of tokens that would leave there.
         """
-        self._require_exit("forward_train")
+        self.require_exit("forward_train")
         states = self.exit_states(tokens)
         logits = [
             self.exit_logits(h, exit) for exit, (h, _) in enumerate(states)
@@ -190,7 +190,7 @@ class ExitRoutingModel(LanguageModel):
             )
         if capacity is not None:
             check_real("capacity", capacity, "in (0, 1]", lambda c: 0 < c <= 1)
-        self._require_exit("route")
+        self.require_exit("route")
         if policy == "capacity":
             return self._route_some(tokens, capacity)
         h, last = self.token_embedding(tokens), len(self.blocks) - 1
@@ -287,7 +287,8 @@ class ExitRoutingModel(LanguageModel):
             context,
         )
 
-    def _require_exit(self, method):
+    def require_exit(self, method):
+        """Raise a ValueError where there is no exit before the last."""
         if not self.routers:
             raise ValueError(
                 f"`{method}` needs an exit before the last: `blocks` must name "

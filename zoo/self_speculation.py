@@ -60,7 +60,7 @@ def speculate(
         - [Elhoushi et al., 2024](https://arxiv.org/abs/2404.16710), drafts by
           an exit.
     """
-    model._require_exit("speculate")
+    model.require_exit("speculate")
     check_integer("draft_length", draft_length, 1)
     check_real("temperature", temperature, "from 0 on", lambda t: t >= 0)
     size = model.vocabulary_size
