@@ -1,5 +1,7 @@
 """Causal self-attention with rotary positions and a key-value cache."""
 
+import functools
+
 import keras
 from keras import ops
 
@@ -55,19 +57,37 @@ def causal_attention(q, k, v):
     return y / ops.cast(total, v.dtype)
 
 
-def _attend_from(q, keys, values, positions):
-    """Attention of q `(B, M, H, D)` at `positions`, `(M,)`, to the caches."""
+def _attend_to(q, *parts):
+    """Attention of queries `(B, M, H, D)` to keys from several places.
+
+    Args:
+        q: the queries.
+        parts: tuples of keys and values, `(B H', N, D)`, any N, and who sees
+            them, bool, `(M, N)` or `(1, N)`.
+
+    Returns:
+        `(B, M, H, D)`.
+    """
     batch, length, heads, width = ops.shape(q)
-    joint = batch * heads // keys.shape[0]
+    joint = batch * heads // parts[0][0].shape[0]
     # All queries that share keys are the rows of one matrix.
     q = ops.reshape(ops.transpose(q, (0, 2, 1, 3)), (-1, joint * length, width))
-    scores = ops.einsum("bqd,bsd->bqs", q, keys) * width**-0.5
-    seen = ops.arange(0, keys.shape[1], dtype="int32") <= positions[:, None]
-    seen = ops.tile(seen, (joint, 1))
-    scores = ops.where(seen, ops.cast(scores, "float32"), -1e30)
-    weights = ops.cast(ops.softmax(scores, axis=-1), values.dtype)
-    y = ops.einsum("bqs,bsd->bqd", weights, values)
-    y = ops.reshape(y, (batch, heads, length, width))
+    scores = []
+    for keys, _, seen in parts:
+        score = ops.einsum("bqd,bsd->bqs", q, keys) * width**-0.5
+        if length > 1:
+            rows = joint * length // seen.shape[0]
+            seen = ops.tile(seen, (rows, 1))
+        scores.append(ops.where(seen, ops.cast(score, "float32"), -1e30))
+    tops = [ops.max(score, axis=-1, keepdims=True) for score in scores]
+    highest = functools.reduce(ops.maximum, tops)
+    weights = [ops.exp(score - highest) for score in scores]
+    total = sum(ops.sum(w, axis=-1, keepdims=True) for w in weights)
+    y = sum(
+        ops.einsum("bqs,bsd->bqd", ops.cast(w, values.dtype), values)
+        for w, (_, values, _) in zip(weights, parts, strict=True)
+    )
+    y = ops.reshape(y / ops.cast(total, y.dtype), (batch, heads, length, width))
     return ops.transpose(y, (0, 2, 1, 3))
 
 
@@ -200,40 +220,59 @@ class CausalSelfAttention(keras.layers.Layer):
 
         Whatever the caches hold at these positions or after is not looked at.
         """
-        positions = self._positions(x, index)
-        q, k, v = self._heads(x, positions)
-        state = self._write(state, k, v, index)
-        y = _attend_from(q, *state, positions)
+        q, entry, place = self._queries_and_entry(x, index)
+        state = self.write(state, entry, index)
+        here = ops.arange(0, state[0].shape[1], dtype="int32")
+        y = _attend_to(q, (*state, here <= place[:, None]))
         return self.output_projection(ops.reshape(y, ops.shape(x))), state
 
-    def remember(self, x, state, index):
-        """The caches as `step` leaves them, without attending."""
+    # A conditional that writes into caches has XLA copy them. One that looks
+    # at them and hands on what is to be written does not.
+    def look(self, x, state, index):
+        """As `step`, but with the tokens' own keys and values for a state.
+
+        These are `(B H', M, D)` each, the argument of `write`.
+        """
+        q, entry, place = self._queries_and_entry(x, index)
+        here = ops.arange(0, state[0].shape[1], dtype="int32")
+        y = _attend_to(
+            q,
+            (*state, (here < index)[None]),
+            (*entry, place <= place[:, None]),
+        )
+        return self.output_projection(ops.reshape(y, ops.shape(x))), entry
+
+    def _queries_and_entry(self, x, index):
+        place = self._positions(x, index)
+        q, *entry = self._heads(x, place)
+        return q, tuple(map(self._in_caches, entry)), place
+
+    def entry(self, x, index):
+        """The keys and values of tokens, for the cost of these alone."""
         first = self.num_heads * self.head_dim
         k, v = ops.split(self._some_columns(x, slice(first, None)), 2, axis=2)
         k = rotary(k, self._positions(x, index))
-        return self._write(state, k, v, index)
+        return self._in_caches(k), self._in_caches(v)
 
-    def step_rows(self, x, rows, state, index):
-        """Attend from one token `(k, 1, d)` in each of k rows of the caches.
+    def write(self, state, entry, index):
+        """The caches with the keys and values of tokens at `index`..."""
+        return tuple(
+            ops.slice_update(cache, (0, index, 0), new)
+            for cache, new in zip(state, entry, strict=True)
+        )
 
-        The caches have seen it (`remember`).
-
-        Args:
-            x: float tensor `(k, 1, d)`.
-            rows: int tensor `(k,)`, which rows of the caches.
-            state: the caches, of B rows.
-            index: int, the position.
-        """
-        positions = self._positions(x, index)
-        last = self.num_heads * self.head_dim
-        q = rotary(self._some_columns(x, slice(last)), positions)
+    def take_rows(self, state, rows):
+        """Rows `(k,)` of a batch, of caches or of an entry."""
         heads = self.num_key_value_heads
         if heads > 1:
             rows = rows[:, None] * heads + ops.arange(0, heads, dtype="int32")
             rows = ops.reshape(rows, (-1,))
-        keys, values = (ops.take(cache, rows, axis=0) for cache in state)
-        y = _attend_from(q, keys, values, positions)
-        return self.output_projection(ops.reshape(y, ops.shape(x)))
+        return tuple(ops.take(part, rows, axis=0) for part in state)
+
+    def _in_caches(self, x):
+        """`(B, M, H', D)` as `(B H', M, D)`."""
+        x = ops.transpose(ops.cast(x, self.compute_dtype), (0, 2, 1, 3))
+        return ops.reshape(x, (-1, x.shape[2], self.head_dim))
 
     def _some_columns(self, x, columns):
         """Some heads of the joint projection, for the cost of those."""
@@ -246,15 +285,6 @@ class CausalSelfAttention(keras.layers.Layer):
 
     def _positions(self, x, index):
         return index + ops.arange(0, x.shape[1], dtype="int32")
-
-    def _write(self, state, k, v, index):
-        def write(cache, new):
-            new = ops.transpose(new, (0, 2, 1, 3))
-            new = ops.reshape(new, (cache.shape[0], -1, self.head_dim))
-            new = ops.cast(new, cache.dtype)
-            return ops.slice_update(cache, (0, index, 0), new)
-
-        return tuple(map(write, state, (k, v)))
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -82,14 +82,16 @@ class DecoderBlock(keras.layers.Layer):
         x = x + y
         return x + self.feedforward(self.feedforward_norm(x)), state
 
-    def remember(self, x, state, index):
-        """The state after `step`, where the mixer can tell it by itself."""
-        return self.mixer.remember(self.mixer_norm(x), state, index)
+    # For a mixer that has them; see `CausalSelfAttention`.
+    def look(self, x, state, index):
+        """As `step`, but with what is to be written for a state."""
+        y, entry = self.mixer.look(self.mixer_norm(x), state, index)
+        x = x + y
+        return x + self.feedforward(self.feedforward_norm(x)), entry
 
-    def step_rows(self, x, rows, state, index):
-        """One token `(k, 1, d)` in each of k rows, after `remember`."""
-        x = x + self.mixer.step_rows(self.mixer_norm(x), rows, state, index)
-        return x + self.feedforward(self.feedforward_norm(x))
+    def entry(self, x, index):
+        """What `look` would have written, without looking."""
+        return self.mixer.entry(self.mixer_norm(x), index)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -11,6 +11,8 @@ from ..layers.early_exit import least_confident
 from .exit_measures import log_probability
 
 POLICIES = ("propagate", "defer")
+# Of the rows of a batch: for how many the last block can be run.
+SHARES = (1 / 4, 3 / 8, 1 / 2, 3 / 4)
 
 
 class ExitDecoder:
@@ -18,9 +20,11 @@ class ExitDecoder:
 
     It has what `generate` asks of a model: `initial_state`, `step`,
     `vocabulary_size` and the variables; `read` takes in a prompt, at full
-    depth. All rows of a batch are at the same position. The deeper layers are
-    skipped where every row leaves; with a `capacity`, they run for the
-    `ceil(capacity B)` least confident rows alone.
+    depth. All rows of a batch are at the same position. The last block is run
+    for the rows that go on alone, and as many others as make up the next of a
+    few numbers, for which there are compiled shapes; blocks before it are
+    skipped where every row leaves. With a `capacity` the `ceil(capacity B)`
+    least confident rows go on, whatever the threshold.
 
     Args:
         model: a built `EarlyExitLM` of at least two blocks.
@@ -58,8 +62,14 @@ class ExitDecoder:
         self.window = window
         self._scores = {}
         self.vocabulary_size = model.vocabulary_size
-        self.trainable_variables = model.trainable_variables
-        self.non_trainable_variables = model.non_trainable_variables
+
+    @property
+    def trainable_variables(self):
+        return self.model.trainable_variables
+
+    @property
+    def non_trainable_variables(self):
+        return self.model.non_trainable_variables
 
     def initial_state(self, batch_size, max_length):
         """Caches, and where each row has left at the last step.
@@ -111,7 +121,10 @@ class ExitDecoder:
                 f"2. Received: {tokens.shape}"
             )
         run = self.read if full_depth else self.step
-        if full_depth not in self._scores:
+        # A quantized model has other variables.
+        variables = self.model.variables
+        key = full_depth, tuple(map(id, variables))
+        if key not in self._scores:
 
             def loop(tokens):
                 batch, length = tokens.shape
@@ -135,10 +148,8 @@ class ExitDecoder:
                 )
                 return ops.fori_loop(0, length - 1, body, start)[1:]
 
-            self._scores[full_depth] = compile_function(
-                loop, self.model.variables
-            )
-        scores = self._scores[full_depth](ops.convert_to_tensor(tokens))
+            self._scores[key] = compile_function(loop, variables), variables
+        scores = self._scores[key][0](ops.convert_to_tensor(tokens))
         return tuple(map(ops.convert_to_numpy, scores))
 
     def step(self, tokens, state, index):
@@ -146,49 +157,105 @@ class ExitDecoder:
 
         `state["exit"]`, int32 `(B,)`, tells where each row has left.
         """
-        h = self.model.token_embedding(tokens)
-        state = {**state, "exit": ops.zeros_like(state["exit"])}
-        gone = ops.zeros(ops.shape(h)[:1], "bool")
-        return self._block(0, h, gone, None, state, index)
-
-    def _block(self, exit, h, gone, logits, state, index):
-        """Through block `exit`, then out or on. Who is gone stays as it is."""
         model, caches = self.model, list(state["caches"])
-        first = sum(model.blocks[:exit])
-        for depth in range(first, first + model.blocks[exit]):
-            previous, cache = h, caches[depth]
-            new, caches[depth] = model.decoder_layers[depth].step(
-                h, cache, index
-            )
-            h = new if exit == 0 else _keep(gone, h, new)
-        z = model.exit_logits(h, exit)
-        logits = z if logits is None else _keep(gone, logits, z)
-        left = (
-            state["exit"] if exit == 0 else ops.where(gone, state["exit"], exit)
-        )
+        h, first = model.token_embedding(tokens), model.blocks[0]
+        for depth, layer in enumerate(model.decoder_layers[:first]):
+            previous = h
+            h, caches[depth] = layer.step(h, caches[depth], index)
+        z = model.exit_logits(h, 0)
+        confidence = model.compute_confidence(h, previous, 0, z)[:, 0]
+        gone = model.routers[0].leaves(confidence)
+        left = ops.zeros_like(state["exit"])
         state = {**state, "caches": tuple(caches), "exit": left}
-        if exit == len(model.blocks) - 1:
-            return logits, state
-        confidence = model.compute_confidence(h, previous, exit, z)[:, 0]
-        leaves = model.routers[exit].leaves(confidence)
-        gone = ops.logical_or(gone, leaves)
         if self.policy == "defer":
-            return self._defer(h, gone, logits, state, index)
-        if self.capacity is not None:
-            return self._some_rows(exit, h, confidence, logits, state, index)
-        return ops.cond(
-            ops.all(gone),
-            lambda: (logits, self._remember(exit + 1, h, state, index)),
-            lambda: self._block(exit + 1, h, gone, logits, state, index),
+            return self._defer(h, gone, z, state, index)
+        if self.capacity is None:
+            out = self._on(1, h, gone, (z, left), caches, index)
+        else:
+            count = math.ceil(self.capacity * h.shape[0])
+            gone = ~least_confident(confidence, count)[2]
+            out = self._some_rows(1, count, h, gone, (z, left), caches, index)
+        (z, left), entries = out
+        for depth, entry in enumerate(entries, first):
+            mixer = model.decoder_layers[depth].mixer
+            caches[depth] = mixer.write(caches[depth], entry, index)
+        return z, {**state, "caches": tuple(caches), "exit": left}
+
+    # What follows looks at caches and writes none: it runs in conditionals.
+    def _on(self, block, h, gone, out, caches, index):
+        """From `block` on, for the rows that are not gone.
+
+        Args:
+            block: int, the next block.
+            h: `(B, 1, d)`, the state before it; of who is gone, at its exit.
+            gone: bool `(B,)`.
+            out: logits `(B, 1, V)` and exit `(B,)` of who is gone.
+            caches: of all layers.
+            index: int, the position.
+
+        Returns:
+            The logits and exits of all, and the entries of all layers from
+            `block` on.
+        """
+        batch, counts = h.shape[0], []
+        if block == len(self.model.blocks) - 1:
+            counts = sorted({math.ceil(share * batch) for share in SHARES})
+            counts = [count for count in counts if count < batch]
+        rest = h, gone, out, caches, index
+        staying = ops.sum(ops.cast(~gone, "int32"))
+        return ops.switch(
+            sum(ops.cast(staying > count, "int32") for count in (0, *counts)),
+            [
+                lambda: (out, self._entries(block, h, index)),
+                *(
+                    lambda count=count: self._some_rows(block, count, *rest)
+                    for count in counts
+                ),
+                lambda: self._all_rows(block, *rest),
+            ],
         )
 
-    def _remember(self, exit, h, state, index):
-        """The caches from block `exit` on, for a state that goes no further."""
-        caches = list(state["caches"])
-        for depth in range(sum(self.model.blocks[:exit]), len(caches)):
-            layer = self.model.decoder_layers[depth]
-            caches[depth] = layer.remember(h, caches[depth], index)
-        return {**state, "caches": tuple(caches)}
+    def _layers(self, block):
+        """Those from a block on."""
+        model = self.model
+        return [*enumerate(model.decoder_layers)][sum(model.blocks[:block]) :]
+
+    def _entries(self, block, h, index):
+        """Of all layers from `block` on, for states that go no further."""
+        return [layer.entry(h, index) for _, layer in self._layers(block)]
+
+    def _all_rows(self, block, h, gone, out, caches, index):
+        model, entries = self.model, []
+        for depth, layer in self._layers(block)[: model.blocks[block]]:
+            previous = h
+            deeper, entry = layer.look(h, caches[depth], index)
+            entries.append(entry)
+            h = _keep(gone, h, deeper)
+        z = model.exit_logits(h, block)
+        out = _keep(gone, out[0], z), ops.where(gone, out[1], block)
+        if block == len(model.blocks) - 1:
+            return out, entries
+        confidence = model.compute_confidence(h, previous, block, z)[:, 0]
+        gone = ops.logical_or(gone, model.routers[block].leaves(confidence))
+        out, deeper = self._on(block + 1, h, gone, out, caches, index)
+        return out, [*entries, *deeper]
+
+    def _some_rows(self, block, count, h, gone, out, caches, index):
+        """To the end, for `count` rows with all that stay among them."""
+        model, last = self.model, len(self.model.blocks) - 1
+        rows, rank, _ = least_confident(ops.cast(gone, "int32"), count)
+        deep, entries = ops.take(h, rows, axis=0), []
+        for depth, layer in self._layers(block):
+            past = layer.mixer.take_rows(caches[depth], rows)
+            deep, mine = layer.look(deep, past, index)
+            mine = layer.mixer.take_rows(mine, rank)
+            pairs = zip(layer.entry(h, index), mine, strict=True)
+            entries.append(tuple(_keep(gone, *pair) for pair in pairs))
+        z = ops.take(model.exit_logits(deep, last), rank, axis=0)
+        return (
+            (_keep(gone, out[0], z), ops.where(gone, out[1], last)),
+            entries,
+        )
 
     def _defer(self, h, gone, logits, state, index):
         model, first = self.model, self.model.blocks[0]
@@ -220,28 +287,8 @@ class ExitDecoder:
         waits = ops.logical_and(ops.all(gone), state["waiting"] < length)
         return ops.cond(waits, lambda: (logits, state), fill)
 
-    def _some_rows(self, exit, h, confidence, logits, state, index):
-        """The rest for a fixed number of rows; keys and values for all."""
-        model, caches = self.model, list(state["caches"])
-        batch = h.shape[0]
-        count = math.ceil(self.capacity * batch)
-        rows, rank, chosen = least_confident(confidence, count)
-        deep = ops.take(h, rows, axis=0)
-        for depth in range(sum(model.blocks[: exit + 1]), len(caches)):
-            layer = model.decoder_layers[depth]
-            u = _keep(~chosen, h, ops.take(deep, rank, axis=0))
-            caches[depth] = layer.remember(u, caches[depth], index)
-            deep = layer.step_rows(deep, rows, caches[depth], index)
-        last = len(model.blocks) - 1
-        z = ops.take(model.exit_logits(deep, last), rank, axis=0)
-        state = {
-            **state,
-            "caches": tuple(caches),
-            "exit": ops.where(chosen, last, exit),
-        }
-        return _keep(~chosen, logits, z), state
-
 
 def _keep(gone, old, new):
-    """`old` in the rows that are gone, `new` in the others."""
+    """`old` in the rows that are gone, or in their heads; `new` elsewhere."""
+    gone = ops.repeat(gone, old.shape[0] // gone.shape[0])
     return ops.where(gone[:, None, None], old, new)

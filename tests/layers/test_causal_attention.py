@@ -98,18 +98,24 @@ def test_several_tokens_at_a_time_are_as_many_single_ones(key_value_heads):
 
 
 @pytest.mark.parametrize("key_value_heads", [4, 2])
-def test_remembering_leaves_the_caches_of_a_step(key_value_heads):
+def test_looking_and_writing_is_a_step(key_value_heads):
     layer = CausalSelfAttention(4, key_value_heads)
     layer.build(X.shape)
-    empty = layer.initial_state(2, 9)
+    state = layer.initial_state(2, 9)
+    _, state = layer.step(ops.convert_to_tensor(X[:, :3]), state, 0)
     x = ops.convert_to_tensor(X[:, 3:5])
-    _, stepped = layer.step(x, empty, 3)
-    remembered = layer.remember(x, empty, 3)
-    for one, two in zip(stepped, remembered, strict=True):
-        np.testing.assert_allclose(
-            ops.convert_to_numpy(one), ops.convert_to_numpy(two), atol=1e-6
-        )
-        assert np.abs(ops.convert_to_numpy(one)[:, 3:5]).min() > 0
+    y, stepped = layer.step(x, state, 3)
+    looked, entry = layer.look(x, state, 3)
+    np.testing.assert_allclose(
+        *map(ops.convert_to_numpy, (y, looked)), atol=1e-5
+    )
+    for written in (entry, layer.entry(x, 3)):
+        for one, two in zip(
+            stepped, layer.write(state, written, 3), strict=True
+        ):
+            one, two = map(ops.convert_to_numpy, (one, two))
+            np.testing.assert_allclose(one, two, atol=1e-6)
+            assert np.abs(one[:, 3:5]).min() > 0
 
 
 def test_some_tokens_of_a_text_keep_their_positions():
@@ -135,23 +141,24 @@ def test_some_tokens_of_a_text_keep_their_positions():
 
 
 @pytest.mark.parametrize("key_value_heads", [4, 2])
-def test_a_step_of_some_rows_is_that_of_all(key_value_heads):
+def test_some_rows_are_those_of_the_batch(key_value_heads):
     layer = CausalSelfAttention(4, key_value_heads)
     layer.build(X.shape)
     state = layer.initial_state(2, 9)
     _, state = layer.step(ops.convert_to_tensor(X[:, :5]), state, 0)
     x = ops.convert_to_tensor(X[:, 5:6])
-    expected, _ = layer.step(x, state, 5)
-    state = layer.remember(x, state, 5)
+    expected, _ = layer.look(x, state, 5)
     for rows in ([1], [0, 1], [1, 0]):
-        y = layer.step_rows(
-            ops.take(x, rows, axis=0), ops.convert_to_tensor(rows), state, 5
+        index = ops.convert_to_tensor(rows)
+        y, entry = layer.look(
+            ops.take(x, index, axis=0), layer.take_rows(state, index), 5
         )
         np.testing.assert_allclose(
             ops.convert_to_numpy(y),
             ops.convert_to_numpy(expected)[rows],
             atol=1e-5,
         )
+        assert entry[0].shape == (len(rows) * key_value_heads, 1, 4)
 
 
 @pytest.mark.parametrize("num_heads", [0, -1, 1.5])

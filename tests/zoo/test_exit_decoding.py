@@ -9,7 +9,7 @@ from orrery.zoo import EarlyExitLM
 from orrery.zoo.exit_decoding import ExitDecoder
 from orrery.zoo.generation import generate
 
-TOKENS = np.random.default_rng(0).integers(0, 31, (3, 12)).astype("int32")
+TOKENS = np.random.default_rng(0).integers(0, 31, (8, 12)).astype("int32")
 
 
 def numpy(structure):
@@ -63,6 +63,7 @@ def decode(decoder, tokens):
     [
         ("max_prob", 1, (1, 2)),
         ("margin", 3, (1, 2)),
+        ("max_prob", 8, (1, 2)),
         ("state_similarity", 3, (1, 1, 2)),
         ("learned", 1, (1, 1, 2)),
     ],
@@ -99,6 +100,35 @@ def test_rows_step_by_step(capacity):
     np.testing.assert_allclose(logits, whole["logits"], atol=1e-5)
 
 
+def test_every_number_of_rows_that_go_on():
+    """Each branch is taken, and what rows of a batch get is their own."""
+    model = small()
+    decoder = ExitDecoder(model)
+    tokens = np.stack([np.arange(8), np.arange(8, 16)], 1).astype("int32")
+    confidence = numpy(model.route(tokens)["confidence"])[:, 0]
+    for staying in range(9):
+        levels = [0.0, *np.sort(confidence), 1.0]
+        model.set_threshold(float(np.mean(levels[staying : staying + 2])))
+        logits, exits = decode(decoder, tokens)
+        assert (exits[:, 0] == 1).sum() == staying
+        whole = numpy(model.route(tokens))
+        np.testing.assert_allclose(logits, whole["logits"], atol=1e-5)
+
+
+# Keras turns the scales of an embedding, a vector, around.
+@pytest.mark.filterwarnings("ignore:.*use of `x.T`:UserWarning")
+def test_score_after_quantization():
+    model = small()
+    half_leave(model)
+    decoder = ExitDecoder(model)
+    loss, _ = decoder.score(TOKENS)
+    model.quantize("int8")
+    after, _ = decoder.score(TOKENS)
+    fresh, _ = ExitDecoder(model).score(TOKENS)
+    np.testing.assert_array_equal(after, fresh)
+    assert not np.array_equal(after, loss)
+
+
 @pytest.mark.parametrize("policy", ["propagate", "defer"])
 def test_without_a_threshold_it_is_the_model(policy):
     model = small()
@@ -112,14 +142,14 @@ def test_prompts_are_read_at_full_depth(policy):
     model = small()
     half_leave(model)
     decoder = ExitDecoder(model, policy)
-    state = decoder.initial_state(3, 12)
+    state = decoder.initial_state(*TOKENS.shape)
     for t in range(6):
         token = ops.convert_to_tensor(TOKENS[:, t : t + 1])
         z, state = decoder.read(token, state, t)
         np.testing.assert_allclose(
             numpy(z)[:, 0], numpy(model(TOKENS))[:, t], atol=1e-5
         )
-    full = model.initial_state(3, 12)
+    full = model.initial_state(*TOKENS.shape)
     _, full = model.step(ops.convert_to_tensor(TOKENS[:, :6]), full, 0)
     for one, two in zip(
         keras.tree.flatten(state["caches"]),
