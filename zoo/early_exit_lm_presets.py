@@ -6,13 +6,15 @@ PRESETS = {
         "dim": 192,
         "blocks": (3, 7),
         "num_heads": 6,
+        "num_key_value_heads": 1,
         "distillation": 0.5,
     },
     "early_exit_lm_stdlib": {
         "vocabulary_size": 256,
-        "dim": 96,
-        "blocks": (2, 4),
+        "dim": 64,
+        "blocks": (1, 3),
         "num_heads": 4,
+        "num_key_value_heads": 1,
         "distillation": 0.5,
     },
     # The original's width and depth, over words: 2 layers, then 2 more.

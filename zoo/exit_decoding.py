@@ -4,11 +4,8 @@ import math
 
 from keras import ops
 
-from .._backend import compile_function
 from .._checks import check_integer, check_real
-from ..datasets.vocabulary import check_ids
 from ..layers.early_exit import least_confident
-from .exit_measures import log_probability
 
 POLICIES = ("propagate", "defer")
 # Of the rows of a batch: for how many the last block can be run.
@@ -60,7 +57,6 @@ class ExitDecoder:
         self.policy = policy
         self.capacity = capacity
         self.window = window
-        self._scores = {}
         self.vocabulary_size = model.vocabulary_size
 
     @property
@@ -100,57 +96,6 @@ class ExitDecoder:
         last = ops.full_like(state["exit"], len(model.blocks) - 1)
         state = {**state, "caches": tuple(caches), "exit": last}
         return model.exit_logits(h, -1), state
-
-    def score(self, tokens, full_depth=False):
-        """The loss of given tokens by the very steps that generate them.
-
-        The loop is compiled once for each shape.
-
-        Args:
-            tokens: int array `(B, N)`, N > 1.
-            full_depth: bool, whether by `read`, for comparison.
-
-        Returns:
-            NumPy arrays `(B, N - 1)`: the negative log-likelihood of tokens 1
-            to N - 1, float32, in nats; and the exit it was told at, int32.
-        """
-        tokens = check_ids(tokens, self.vocabulary_size).astype("int32")
-        if tokens.ndim != 2 or tokens.shape[1] < 2:
-            raise ValueError(
-                "`tokens` must have the shape (batch, length), length at least "
-                f"2. Received: {tokens.shape}"
-            )
-        run = self.read if full_depth else self.step
-        # A quantized model has other variables.
-        variables = self.model.variables
-        key = full_depth, tuple(map(id, variables))
-        if key not in self._scores:
-
-            def loop(tokens):
-                batch, length = tokens.shape
-
-                def body(t, carry):
-                    state, losses, exits = carry
-                    pair = ops.slice(tokens, (0, t), (batch, 2))
-                    logits, state = run(pair[:, :1], state, t)
-                    nll = -log_probability(logits, pair[:, 1:])
-                    left = state["exit"][:, None]
-                    return (
-                        state,
-                        ops.slice_update(losses, (0, t), nll),
-                        ops.slice_update(exits, (0, t), left),
-                    )
-
-                start = (
-                    self.initial_state(batch, length),
-                    ops.zeros((batch, length - 1), "float32"),
-                    ops.zeros((batch, length - 1), "int32"),
-                )
-                return ops.fori_loop(0, length - 1, body, start)[1:]
-
-            self._scores[key] = compile_function(loop, variables), variables
-        scores = self._scores[key][0](ops.convert_to_tensor(tokens))
-        return tuple(map(ops.convert_to_numpy, scores))
 
     def step(self, tokens, state, index):
         """Logits `(B, 1, V)` after tokens `(B, 1)` at `index`, and the state.

@@ -101,7 +101,7 @@ def calibrate(
         )
     measured = measure_exits(model, tokens, targets, batch_size)
     confidence = measured["confidence"][..., 0]
-    full = measured["loss"][..., -1]
+    full, choice = (measured[key][..., -1] for key in ("loss", "choice"))
     levels = np.quantile(confidence, np.linspace(0, 1, thresholds))
     before, known = model.thresholds, {}
 
@@ -111,8 +111,11 @@ def calibrate(
             routed = measure_route(
                 model, tokens, targets, policy, batch_size=batch_size
             )
-            excess = routed["loss"] - full
-            known[level] = routed["disagree"] if kind == "disagree" else excess
+            known[level] = (
+                (routed["choice"] != choice).astype("float32")
+                if kind == "disagree"
+                else routed["loss"] - full
+            )
         return known[level]
 
     try:

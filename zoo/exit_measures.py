@@ -16,10 +16,10 @@ def measure_exits(model, tokens, targets, batch_size=32):
         batch_size: int, rows at a time. Defaults to `32`.
 
     Returns:
-        A dict of float32 arrays: `loss` `(n, N, E)`, negative log-likelihoods
-        in nats; and of the exits but the last, `(n, N, E - 1)`: `confidence`;
-        `disagree`, 1 where the likeliest token is another than the last
-        exit's; `divergence`, `KL(p_L || p_e)` in nats.
+        A dict of arrays: `loss` `(n, N, E)`, float32, negative log-likelihoods
+        in nats, and `choice`, int32, the likeliest token; of the exits but the
+        last, float32 `(n, N, E - 1)`: `confidence`, and `divergence`,
+        `KL(p_L || p_e)` in nats.
     """
     inputs = {"tokens": tokens, "targets": targets}
     exits = _Exits(model)
@@ -43,8 +43,7 @@ def measure_route(
     Returns:
         A dict of arrays `(n, N)`: `loss`, float32, negative log-likelihoods in
         nats; `exit`, int32; `confidence`, float32, at the first exit;
-        `disagree`, float32, 1 where the likeliest token is another than that
-        of the whole network.
+        `choice`, int32, the likeliest token.
     """
     inputs = {"tokens": tokens, "targets": targets}
     route = _Route(model, policy, capacity)
@@ -71,20 +70,19 @@ class _Exits(keras.Model):
             for exit, (h, _) in enumerate(states)
         ]
         loss = [-log_probability(z, targets) for z in logits]
-        confidence, disagree, divergence = [], [], []
+        choice = [ops.argmax(z, axis=-1) for z in logits]
+        confidence, divergence = [], []
         last = ops.log_softmax(ops.cast(logits[-1], "float32"))
         for exit, (h, previous) in enumerate(states[:-1]):
             z = ops.log_softmax(ops.cast(logits[exit], "float32"))
             confidence.append(
                 self.model.compute_confidence(h, previous, exit, logits[exit])
             )
-            differs = ops.argmax(z, axis=-1) != ops.argmax(last, axis=-1)
-            disagree.append(ops.cast(differs, "float32"))
             divergence.append(ops.sum(ops.exp(last) * (last - z), axis=-1))
         return {
             "loss": ops.stack(loss, axis=-1),
+            "choice": ops.cast(ops.stack(choice, axis=-1), "int32"),
             "confidence": ops.stack(confidence, axis=-1),
-            "disagree": ops.stack(disagree, axis=-1),
             "divergence": ops.stack(divergence, axis=-1),
         }
 
@@ -100,10 +98,9 @@ class _Route(keras.Model):
         tokens = inputs["tokens"]
         routed = self.model.route(tokens, self.policy, self.capacity)
         logits = routed["logits"]
-        differs = ops.argmax(logits, -1) != ops.argmax(self.model(tokens), -1)
         return {
             "loss": -log_probability(logits, inputs["targets"]),
             "exit": routed["exit"],
             "confidence": routed["confidence"],
-            "disagree": ops.cast(differs, "float32"),
+            "choice": ops.cast(ops.argmax(logits, axis=-1), "int32"),
         }

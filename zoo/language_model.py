@@ -8,7 +8,12 @@ from .generation import generate
 from .presets import Presets
 
 # What a model keeps of what was compiled for it.
-COMPILED = ("_generation_loops", "_prediction", "_speculation_loops")
+COMPILED = (
+    "_generation_loops",
+    "_prediction",
+    "_score_loops",
+    "_speculation_loops",
+)
 
 
 @keras.saving.register_keras_serializable(package="orrery")

@@ -8,6 +8,7 @@ from orrery._backend import compile_function
 from orrery.zoo import EarlyExitLM
 from orrery.zoo.exit_decoding import ExitDecoder
 from orrery.zoo.generation import generate
+from orrery.zoo.step_scores import score_steps
 
 TOKENS = np.random.default_rng(0).integers(0, 31, (8, 12)).astype("int32")
 
@@ -121,10 +122,10 @@ def test_score_after_quantization():
     model = small()
     half_leave(model)
     decoder = ExitDecoder(model)
-    loss, _ = decoder.score(TOKENS)
+    loss, _ = score_steps(decoder, TOKENS)
     model.quantize("int8")
-    after, _ = decoder.score(TOKENS)
-    fresh, _ = ExitDecoder(model).score(TOKENS)
+    after, _ = score_steps(decoder, TOKENS)
+    fresh, _ = score_steps(ExitDecoder(model), TOKENS)
     np.testing.assert_array_equal(after, fresh)
     assert not np.array_equal(after, loss)
 
@@ -202,25 +203,28 @@ def test_score_is_that_of_the_steps(options):
     model = small()
     half_leave(model)
     decoder = ExitDecoder(model, **options)
-    loss, exits = decoder.score(TOKENS)
+    loss, exits = score_steps(decoder, TOKENS)
     logits, left = decode(decoder, TOKENS)
     logits = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     expected = np.take_along_axis(logits[:, :-1], TOKENS[:, 1:, None], -1)
     np.testing.assert_array_equal(exits, left[:, :-1])
     np.testing.assert_allclose(loss, -expected[..., 0], atol=1e-5)
-    full, exits = decoder.score(TOKENS, full_depth=True)
+    full, exits = score_steps(decoder, TOKENS, full_depth=True)
     assert (exits == 1).all()
     logits = numpy(model(TOKENS)).astype("float64")
     logits = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     expected = np.take_along_axis(logits[:, :-1], TOKENS[:, 1:, None], -1)
     np.testing.assert_allclose(full, -expected[..., 0], atol=1e-5)
+    plain, exits = score_steps(model, TOKENS)
+    assert not exits.any()
+    np.testing.assert_allclose(plain, full, atol=1e-5)
     model.set_threshold(None)
-    loss, exits = decoder.score(TOKENS)
+    loss, exits = score_steps(decoder, TOKENS)
     if "capacity" not in options:
         assert (exits == 1).all()
         np.testing.assert_allclose(loss, full, atol=1e-5)
     with pytest.raises(ValueError, match="tokens"):
-        decoder.score(TOKENS[:, :1])
+        score_steps(decoder, TOKENS[:, :1])
 
 
 def test_bad_arguments():

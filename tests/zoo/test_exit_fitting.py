@@ -50,10 +50,9 @@ def test_measures_are_those_of_the_exits():
     for exit, z in enumerate(logits):
         nll = -np.take_along_axis(z, TARGETS[:5, :, None], -1)[..., 0]
         np.testing.assert_allclose(out["loss"][..., exit], nll, atol=1e-5)
+        np.testing.assert_array_equal(out["choice"][..., exit], z.argmax(-1))
         if exit == 2:
             break
-        differs = z.argmax(-1) != last.argmax(-1)
-        np.testing.assert_array_equal(out["disagree"][..., exit], differs)
         divergence = (np.exp(last) * (last - z)).sum(-1)
         np.testing.assert_allclose(
             out["divergence"][..., exit], divergence, atol=1e-5
@@ -70,8 +69,7 @@ def test_measures_of_a_route():
     z = log_softmax(numpy(routed["logits"]))
     nll = -np.take_along_axis(z, TARGETS[:6, :, None], -1)[..., 0]
     np.testing.assert_allclose(out["loss"], nll, atol=1e-5)
-    differs = z.argmax(-1) != numpy(model(TOKENS[:6])).argmax(-1)
-    np.testing.assert_array_equal(out["disagree"], differs)
+    np.testing.assert_array_equal(out["choice"], z.argmax(-1))
     assert 0 < out["exit"].mean() < 1
 
 
@@ -119,10 +117,10 @@ def test_calibrated_risk_is_that_of_the_routed_network(kind, tmp_path):
     assert row == table[1] and row["feasible"]
     assert model.thresholds == [pytest.approx(row["threshold"])]
     routed = measure_route(model, TOKENS, TARGETS)
-    risk = routed["disagree"]
+    full = measure_exits(model, TOKENS, TARGETS)
+    risk = routed["choice"] != full["choice"][..., -1]
     if kind == "excess_nll":
-        full = measure_exits(model, TOKENS, TARGETS)["loss"][..., -1]
-        risk = routed["loss"] - full
+        risk = routed["loss"] - full["loss"][..., -1]
     assert row["empirical_risk"] == pytest.approx(risk.mean(), abs=1e-5)
     assert row["exit_rate"] == pytest.approx((routed["exit"] == 0).mean())
     model.save(tmp_path / "model.keras")

@@ -1,0 +1,273 @@
+"""What the exit of a trained model is worth: loss, cost, risk, time."""
+
+import math
+import time
+
+import numpy as np
+from orrery.metrics import risk_resampling
+from orrery.zoo.exit_decoding import ExitDecoder
+from orrery.zoo.exit_fitting import calibrate
+from orrery.zoo.exit_measures import measure_exits, measure_route
+from orrery.zoo.generation import generate
+from orrery.zoo.self_speculation import speculate
+from orrery.zoo.step_scores import score_steps
+
+# Of the calibration text: what leaves at the thresholds that are tried.
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+# What the threshold of choice may cost: one per cent of the perplexity.
+ALLOWED = math.log(1.01)
+ALPHAS, DELTA, THRESHOLDS = (0.02, 0.05, 0.1), 0.02, 25
+# Windows that calibrate, or show a curve; the chosen threshold has them all.
+WINDOWS = 1_000
+BINS = 20
+BATCHES, REPEATS, TIMED = (1, 64), 5, 256
+SMOKE_BATCHES, SMOKE_REPEATS, SMOKE_TIMED = (1, 4), 1, 24
+PROMPT = 64
+PARAGRAPH = 480
+
+
+def measure(models, blocks, arguments):
+    """Pairs of names and JSON-plain results; the thresholds come first.
+
+    They are chosen on calibration text, and test text says what they do.
+    """
+    model, size = models["exits"], arguments.batch_size
+    calibration, test = (
+        tuple(part[:: max(1, len(part) // WINDOWS)] for part in blocks[split])
+        for split in ("calibration", "test")
+    )
+    rows, chosen = thresholds(model, calibration, size)
+    yield "thresholds", {"rows": rows, "chosen": chosen}
+    yield "risks", risks(model, calibration, test, size)
+    yield "exits", exits(model, test, size)
+    yield "curve", curve(model, rows, test, size)
+    yield "chosen", routed(model, chosen, blocks["test"], size)
+    yield "paragraph", paragraph(model, chosen, test[0])
+    yield "speeds", speeds(models, rows, chosen, test[0], arguments.smoke)
+    yield "drafts", drafts(model, test[0], arguments.smoke)
+    model.set_threshold(chosen)
+
+
+def thresholds(model, block, batch_size):
+    """The thresholds of `SHARES`, and the lowest within what is allowed."""
+    measured = measure_exits(model, *block, batch_size)
+    full = measured["loss"][..., -1].mean(dtype="float64")
+    rows, chosen = [], None
+    for share in SHARES:
+        level = float(np.quantile(measured["confidence"][..., 0], 1 - share))
+        model.set_threshold(level)
+        nats = measure_route(model, *block, batch_size=batch_size)["loss"]
+        more = float(nats.mean(dtype="float64") - full)
+        rows.append({"share": share, "threshold": level, "nats_more": more})
+        if more <= ALLOWED:
+            chosen = level  # The lower, the more leave.
+    model.set_threshold(None)
+    return rows, chosen
+
+
+def risks(model, calibration, test, batch_size):
+    """Calibrate for several risks; what test text and redrawn halves say."""
+    # Half of the windows without a loss, in a resample, could vouch for alpha.
+    alphas = [
+        alpha
+        for alpha in ALPHAS
+        if len(calibration[0])
+        >= 2 * math.ceil(math.log(DELTA) / math.log(1 - alpha))
+    ]
+    if not alphas:
+        return []
+    table = calibrate(
+        model,
+        *calibration,
+        alphas=alphas,
+        delta=DELTA,
+        thresholds=THRESHOLDS,
+        batch_size=batch_size,
+    )
+    measured = measure_exits(model, *calibration, batch_size)
+    choice = measure_exits(model, *test, batch_size)["choice"]
+    differs = measured["choice"][..., 0] != measured["choice"][..., -1]
+    rows = []
+    for row in table:
+        model.set_risk(row["alpha"])
+        out = measure_route(model, *test, batch_size=batch_size)
+        drawn = risk_resampling(
+            measured["confidence"][..., 0],
+            differs.astype("float32"),
+            row["alpha"],
+            delta=DELTA,
+        )
+        rows.append(
+            {
+                **row,
+                "test_risk": float((out["choice"] != choice[..., -1]).mean()),
+                "test_exit_rate": float((out["exit"] == 0).mean()),
+                "kept_in_resamples": int((drawn["risk"] <= row["alpha"]).sum()),
+                "resampled_exit_rate": float(drawn["exit_rate"].mean()),
+            }
+        )
+    model.set_threshold(None)
+    return rows
+
+
+def exits(model, block, batch_size):
+    """How good the exit is, how confident, and how right about that."""
+    measured = measure_exits(model, *block, batch_size)
+    confidence = measured["confidence"].ravel()
+    divergence = measured["divergence"].ravel()
+    order = np.argsort(confidence, kind="stable")
+    groups = np.array_split(order, BINS)
+    losses = measured["loss"].astype("float64").mean(axis=(0, 1))
+    differs = measured["choice"][..., 0] != measured["choice"][..., -1]
+    return {
+        "windows": len(block[0]),
+        "shallow_perplexity": math.exp(losses[0]),
+        "deep_perplexity": math.exp(losses[-1]),
+        "disagree": float(differs.mean()),
+        "histogram": np.histogram(confidence, BINS, (0, 1))[0].tolist(),
+        "estimated": [float(-np.log(confidence[g]).mean()) for g in groups],
+        "divergence": [float(divergence[g].mean()) for g in groups],
+    }
+
+
+def curve(model, rows, block, batch_size):
+    """Loss and cost at each threshold, under both policies."""
+    measured = measure_exits(model, *block, batch_size)
+    full = float(measured["loss"][..., -1].mean(dtype="float64"))
+    results = []
+    for row in rows:
+        # Filled in later, the deeper layers see what they would have seen.
+        leaves = measured["confidence"][..., 0] >= row["threshold"]
+        losses = np.where(
+            leaves, measured["loss"][..., 0], measured["loss"][..., -1]
+        )
+        model.set_threshold(row["threshold"])
+        out = measure_route(model, *block, batch_size=batch_size)
+        results.append(
+            {
+                "threshold": row["threshold"],
+                "defer": _summary(model, losses, leaves, full, "defer"),
+                "propagate": _summary(
+                    model, out["loss"], out["exit"] == 0, full, "propagate"
+                ),
+            }
+        )
+    model.set_threshold(None)
+    return {"windows": len(block[0]), "full": full, "rows": results}
+
+
+def routed(model, level, block, batch_size):
+    """The chosen threshold on all of the test text."""
+    full = measure_exits(model, *block, batch_size)["loss"][..., -1]
+    model.set_threshold(level)
+    out = measure_route(model, *block, batch_size=batch_size)
+    model.set_threshold(None)
+    return {
+        "threshold": level,
+        **_summary(
+            model,
+            out["loss"],
+            out["exit"] == 0,
+            float(full.mean(dtype="float64")),
+            "propagate",
+        ),
+    }
+
+
+def _summary(model, losses, leaves, full, policy):
+    nats, left = float(losses.mean(dtype="float64")), float(leaves.mean())
+    return {
+        "exit_rate": left,
+        "nats_more": nats - full,
+        "perplexity": math.exp(nats),
+        **model.compute_cost([left], policy),
+    }
+
+
+def paragraph(model, level, windows):
+    """Some bytes of test text, and at which exit what follows was told."""
+    tokens = windows[:2, : PARAGRAPH // 2]
+    model.set_threshold(level)
+    out = measure_route(model, tokens, tokens)
+    model.set_threshold(None)
+    return {"tokens": tokens.tolist(), "exit": out["exit"].tolist()}
+
+
+def speeds(models, rows, chosen, windows, smoke):
+    """Time and loss of the same decoding steps, of all arms.
+
+    The models take turns, so that a machine that slows down slows down all.
+    """
+    model = models["exits"]
+    decoder = ExitDecoder(model)
+    repeats = SMOKE_REPEATS if smoke else REPEATS
+    levels = [row["threshold"] for row in rows[1::2]]
+    runs = [
+        ("full depth", None, lambda tokens: score_steps(model, tokens)),
+        ("exits, nobody leaves", None, lambda t: score_steps(decoder, t)),
+        *(
+            ("exits", level, lambda tokens: score_steps(decoder, tokens))
+            for level in levels
+        ),
+        ("exits, chosen", chosen, lambda tokens: score_steps(decoder, tokens)),
+    ]
+    runs += [
+        (f"arm {arm}", None, lambda t, arm=arm: score_steps(models[arm], t))
+        for arm in models
+        if arm != "exits"
+    ]
+    measured = []
+    for batch in SMOKE_BATCHES if smoke else BATCHES:
+        tokens = windows[:batch, : SMOKE_TIMED if smoke else TIMED]
+        if len(tokens) < batch:
+            break
+        times, found = [[] for _ in runs], [None for _ in runs]
+        for repeat in range(repeats + 1):
+            for place, (_, level, run) in enumerate(runs):
+                model.set_threshold(level)
+                start = time.perf_counter()
+                found[place] = run(tokens)
+                if repeat:  # The first compiles.
+                    times[place].append(time.perf_counter() - start)
+        full = found[0][0].mean(dtype="float64")
+        for (what, level, _), seconds, (loss, left) in zip(
+            runs, times, found, strict=True
+        ):
+            by_exits = what.startswith("exits")
+            ratios = np.array(times[0]) / np.array(seconds)
+            measured.append(
+                {
+                    "batch": batch,
+                    "what": what,
+                    "threshold": level,
+                    "exit_rate": float((left == 0).mean()) if by_exits else 0,
+                    "seconds_per_step": float(np.median(seconds))
+                    / (tokens.shape[1] - 1),
+                    "speedup": float(np.median(ratios)),
+                    "nats_more": float(loss.mean(dtype="float64") - full),
+                }
+            )
+    model.set_threshold(None)
+    return measured
+
+
+def drafts(model, windows, smoke):
+    """Greedy text with drafts and without, from natural prompts."""
+    repeats = SMOKE_REPEATS if smoke else REPEATS
+    length = SMOKE_TIMED if smoke else TIMED
+    rows = []
+    for prompt in windows[: repeats + 1, : min(PROMPT, length // 2)]:
+        start = time.perf_counter()
+        text, stats = speculate(model, prompt, length, return_stats=True)
+        drafted = time.perf_counter() - start
+        start = time.perf_counter()
+        same = generate(model, prompt, length, sampler="greedy")
+        plain = time.perf_counter() - start
+        rows.append((plain / drafted, stats["acceptance_rate"], text == same))
+    speedup, accepted, same = zip(*rows[1:], strict=True)
+    return {
+        "prompts": len(speedup),
+        "speedup": float(np.median(speedup)),
+        "acceptance_rate": float(np.mean(accepted)),
+        "identical": int(sum(part.all() for part in same)),
+    }

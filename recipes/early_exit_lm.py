@@ -1,0 +1,77 @@
+"""Train a language model of bytes whose tokens may leave early.
+
+    python recipes/early_exit_lm.py                      # embedded, minutes
+    python recipes/early_exit_lm.py --dataset wikitext2  # the experiment
+
+The network (`exits`) is trained with a loss at its exit; beside it the same
+layers without (`full`), and those below the exit alone (`shallow`). Then, on
+text that no arm was trained on, its exit head is fitted and thresholds are
+calibrated. Test text is scored in the end: perplexity against
+multiply-accumulates and against time, with the two other arms beside it.
+Numbers, pictures and `report.md` are left in `--out`.
+"""
+
+import math
+
+import _command_line
+
+ARMS = ("exits", "full", "shallow")
+DEFAULTS = {
+    "stdlib": {"preset": "early_exit_lm_stdlib", "epochs": 2},
+    "wikitext2": {"preset": "early_exit_lm_small", "epochs": 2},
+}
+
+
+def command_line(argv=None):
+    flags = _command_line.parser(__doc__.splitlines()[0])
+    add = flags.add_argument
+    add(
+        "--dataset",
+        default="stdlib",
+        help="stdlib, wikitext2, or the path of a text file",
+    )
+    text, wikitext2 = DEFAULTS["stdlib"], DEFAULTS["wikitext2"]
+    for name, kind, what in (
+        ("preset", str, "of EarlyExitLM, one of bytes"),
+        ("epochs", int, "passes over the data"),
+    ):
+        add(
+            f"--{name}",
+            type=kind,
+            help=f"{what} (default: {text[name]}, for wikitext2 "
+            f"{wikitext2[name]})",
+        )
+    add("--learning-rate", type=float, default=2e-3, help="the highest")
+    add(
+        "--arms",
+        nargs="+",
+        choices=ARMS,
+        default=ARMS,
+        help="what to train: exits, and what to compare it with",
+    )
+    arguments = _command_line.parse(flags, argv)
+    if not 0 < arguments.learning_rate < math.inf:
+        flags.error(
+            f"--learning-rate must be above 0; got {arguments.learning_rate}"
+        )
+    if arguments.epochs is not None and arguments.epochs < 1:
+        flags.error(f"--epochs must be at least 1; got {arguments.epochs}")
+    if "exits" not in arguments.arms:
+        flags.error(f"--arms must have exits; got {' '.join(arguments.arms)}")
+    return arguments
+
+
+@_command_line.plain_errors
+def main(argv=None):
+    arguments = command_line(argv)
+    import _early_exit_experiment
+
+    defaults = DEFAULTS.get(arguments.dataset, DEFAULTS["stdlib"])
+    for name, value in defaults.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    _early_exit_experiment.run(arguments)
+
+
+if __name__ == "__main__":
+    main()
