@@ -59,7 +59,7 @@ def history(folder, arm):
 def test_leaves_everything_and_resumes(tmp_path, monkeypatch, stopped):
     """Stopped after an epoch and continued: the numbers of a run in one go."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run("--out", whole)
+    run("--arms", *ARMS, "--out", whole)
     names = ["config.json", "metrics.json", "report.md", "model.keras"]
     names += ["vocabulary.txt", *(f"{arm}/history.csv" for arm in ARMS)]
     for name in names:
