@@ -10,6 +10,7 @@ from pathlib import Path
 
 import keras
 import pytest
+from orrery.zoo import EarlyExitLM
 
 ROOT = Path(__file__).resolve().parents[2]
 BACKEND = keras.backend.backend()
@@ -327,6 +328,37 @@ def test_rollouts(smoke, tmp_path):
             assert float(row["energy_error"]) == pytest.approx(
                 float(exact["energy_error"]), rel=0.01
             )
+
+
+def test_hard_examples(smoke, tmp_path):
+    flags = (*SMOKE, "--dataset", "stdlib", "--out", tmp_path / "runs")
+    rows = smoke("hard_examples", *flags, "--arms", "four_layers", "hard")
+    runs = [row for row in rows if not row["interval_95"]]
+    assert [row["arm"] for row in runs] == 2 * ["four_layers", "hard"]
+    assert len({row["steps"] for row in runs}) == 1
+    for row in runs:
+        numbers(row, "test_perplexity", "routed_perplexity", "layers_only")
+        assert (row["arm"] == "hard") == (float(row["leave"]) > 0)
+    assert len(rows) == len(runs) + 2
+
+
+def test_early_exit(smoke, tmp_path):
+    model = EarlyExitLM(256, dim=16, blocks=(1, 1), num_heads=2, threshold=0.0)
+    model.build()
+    model.save(tmp_path / "model.keras")
+    flags = ("--dataset", "stdlib", "--backend", BACKEND, "--smoke")
+    rows = smoke("early_exit", tmp_path / "model.keras", *flags)
+    assert [row["what"] for row in rows] == (
+        2 * ["steps"] + 2 * ["drafts"] + 4 * ["capacity"]
+    )
+    for row in rows:
+        low, ratio, high = numbers(row, "ratio_q1", "ratio", "ratio_q3")
+        assert low <= ratio <= high
+    for row in rows[:2]:
+        assert float(row["exit_rate"]) == 1
+    for row in rows[2:4]:
+        same, _, asked = row["identical"].partition(" of ")
+        assert same == asked
 
 
 def test_one_file(smoke, tmp_path):

@@ -1,0 +1,357 @@
+"""Is a second phase on hard tokens worth its steps? Arms of equal length.
+
+    python benchmarks/hard_examples.py                   hours on two cores
+
+The original's width and depth (64, two layers and two more) over words, with
+its faults out: no arm sees validation or test text, contexts are whole, the
+exit keeps a head of its own, thresholds are set last. Of the first `--tokens`
+tokens of the training text 70 % are to fit, 20 % to mine, 10 % to set the
+threshold at which half of the tokens leave. Every arm makes as many steps of 64
+windows, to the nearest epoch:
+
+- `two_layers`, `four_layers` and `joint` (four layers with a loss at the exit)
+  are trained in one phase, on what is there to fit and to mine;
+- the others begin with the same two layers, trained on what is there to fit,
+  and train two more, frozen below, on what is there to mine: `hard` for its
+  hard tokens, `random` for as many drawn by lot, `all` for all of them;
+  `hard_seen` for the hard tokens of the text that was fitted; `head_only`
+  trains no layer, only a norm and a head beside the exit's, for the hard ones.
+
+Test text is scored once, all tokens at full depth and half of them leaving at
+the exit; `hard` and `easy` are its halves by the confidence of the exit. The
+table has each run, and paired differences of log-perplexity to four layers
+with their 95 % t intervals. Written anew after every run, and a run that it
+holds is not made again.
+"""
+
+import math
+import pathlib
+import statistics
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "recipes"))
+
+import _command_line  # noqa: E402
+
+ONE_PHASE = ("two_layers", "four_layers", "joint")
+TWO_PHASES = ("hard", "random", "all", "hard_seen", "head_only")
+ARMS = ONE_PHASE + TWO_PHASES
+ARCHITECTURE = {
+    "dim": 64,
+    "num_heads": 4,
+    "hidden_dim": 256,
+    "head": "separate",
+    "confidence": "max_prob",
+    "dropout": 0.1,
+}
+LENGTH, WINDOWS, VOCABULARY = 32, 64, 10_000
+FIT, MINE = 0.7, 0.2
+SMOKE = {"dim": 16, "num_heads": 2, "hidden_dim": 32}
+SMOKE_TOKENS, SMOKE_VOCABULARY = 12_000, 200
+# What all runs of a table share.
+SETTINGS = ("epochs", "first_epochs", "learning_rate", "tokens")
+
+
+@_command_line.plain_errors
+def main(argv=None):
+    flags = _command_line.parser(__doc__.splitlines()[0], trains=False)
+    add = flags.add_argument
+    add("--dataset", default="wikitext2")
+    add("--tokens", type=int, default=330_000, help="of the training text")
+    add("--epochs", type=int, default=10, help="of an arm of one phase")
+    add("--first-epochs", type=int, default=9, help="of the first of two")
+    add("--learning-rate", type=float, default=2e-3, help="the highest")
+    add("--seeds", type=int, default=3, help="2 or more, from 0")
+    add("--arms", nargs="+", choices=ARMS, default=ARMS)
+    arguments = _command_line.parse(flags, argv)
+    if arguments.seed:
+        flags.error("--seed has no effect: seeds count from 0; see --seeds")
+    if arguments.seeds < 2:
+        flags.error(f"--seeds must be at least 2; got {arguments.seeds}")
+    if "four_layers" not in arguments.arms:
+        flags.error("--arms must have four_layers, which all are compared with")
+    if arguments.smoke:
+        arguments.tokens, arguments.seeds = SMOKE_TOKENS, 2
+        arguments.epochs, arguments.first_epochs = 2, 1
+    run(arguments)
+
+
+def run(arguments):
+    from _measure import finished_rows, results_file, write_csv
+
+    text = pathlib.Path(arguments.dataset).stem
+    root = arguments.out or pathlib.Path(f"runs/hard_examples-{text}")
+    path = results_file(
+        f"hard_examples_{text}_{arguments.tokens}",
+        ["keras", arguments.backend],
+        smoke=arguments.smoke,
+    )
+    parts, size = texts(arguments)
+    architecture = {
+        **ARCHITECTURE,
+        **(SMOKE if arguments.smoke else {}),
+        "vocabulary_size": size,
+    }
+    settings = {name: getattr(arguments, name) for name in SETTINGS}
+    rows = [r for r in finished_rows(path, settings) if not r["interval_95"]]
+    for seed in range(arguments.seeds):
+        for arm in arguments.arms:
+            if (arm, str(seed)) in {(r["arm"], str(r["seed"])) for r in rows}:
+                continue
+            print(f"=== seed {seed}, {arm} ===", flush=True)
+            train = one_phase if arm in ONE_PHASE else two_phases
+            model, steps = train(
+                arm, seed, parts, architecture, arguments, root
+            )
+            rows.append(
+                {
+                    "arm": arm,
+                    "seed": seed,
+                    **settings,
+                    "steps": steps,
+                    **measure(model, parts),
+                    "difference": "",
+                    "interval_95": "",
+                }
+            )
+            print(rows[-1], flush=True)
+            write_csv(path, rows + differences(rows, arguments.arms))
+    print(f"Wrote {path}")
+
+
+def texts(arguments):
+    """Windows to fit, mine, set the threshold and test; the vocabulary."""
+    from orrery.datasets import load_text
+    from orrery.datasets.blocks import blocks
+
+    data = load_text(
+        arguments.dataset,
+        sequence_length=LENGTH,
+        data_dir=arguments.data_dir,
+        vocabulary_size=SMOKE_VOCABULARY if arguments.smoke else VOCABULARY,
+    )
+    ids, size = data.splits["train"][: arguments.tokens], len(data.vocabulary)
+    first, last = (int(len(ids) * share) for share in (FIT, FIT + MINE))
+    parts = {
+        "fit": ids[:first],
+        "mine": ids[first:last],
+        "both": ids[:last],
+        "threshold": ids[last:],
+        "test": data.splits["test"],
+    }
+    parts = {name: blocks(part, LENGTH, size) for name, part in parts.items()}
+    if arguments.smoke:
+        parts["test"] = tuple(part[:64] for part in parts["test"])
+    return parts, size
+
+
+def one_phase(arm, seed, parts, architecture, arguments, root):
+    import keras
+    from orrery.zoo import EarlyExitLM
+
+    keras.utils.set_random_seed(seed)
+    blocks = {"two_layers": (2,), "four_layers": (4,), "joint": (2, 2)}[arm]
+    model = EarlyExitLM(**architecture, blocks=blocks)
+    model.build()
+    return model, fit(model, parts["both"], arguments.epochs, seed, arguments)
+
+
+def fit(model, part, epochs, seed, arguments):
+    """Train on all tokens of a part; the number of steps."""
+    from orrery.datasets import LanguageBatches
+    from orrery.optimizers import adamw_cosine
+
+    batches = LanguageBatches(*part, WINDOWS, seed=seed)
+    steps = epochs * len(batches)
+    model.compile(adamw_cosine(steps, arguments.learning_rate))
+    model.fit(batches, epochs=epochs, shuffle=False, verbose=2)
+    return steps
+
+
+def two_phases(arm, seed, parts, architecture, arguments, root):
+    from orrery.optimizers import adamw_cosine
+    from orrery.zoo.ashem import create_hard_example_loader, train_upper_layers
+
+    lower = first_phase(seed, parts, architecture, arguments, root)
+    model = extended(lower, seed, architecture)
+    examples = examples_of(arm, model, parts, seed)
+    hard = float(examples["weights"].sum(axis=1).mean())
+    loader = create_hard_example_loader(examples, round(WINDOWS * hard), seed)
+    before, whole = (
+        epochs * -(-len(parts[name][0]) // WINDOWS)
+        for epochs, name in (
+            (arguments.first_epochs, "fit"),
+            (arguments.epochs, "both"),
+        )
+    )
+    epochs = max(1, round((whole - before) / len(loader)))
+    steps = epochs * len(loader)
+    freeze = arm != "head_only"
+    if not freeze:
+        head_alone(model)
+    train_upper_layers(
+        model,
+        loader,
+        adamw_cosine(steps, arguments.learning_rate),
+        epochs=epochs,
+        freeze=freeze,
+        verbose=2,
+    )
+    return model, before + steps
+
+
+def first_phase(seed, parts, architecture, arguments, root):
+    """Two layers trained on what is there to fit: one file for each seed."""
+    import keras
+    from orrery.zoo import EarlyExitLM
+
+    path = root / f"seed_{seed}.keras"
+    if path.exists():
+        return keras.saving.load_model(path)
+    keras.utils.set_random_seed(seed)
+    model = EarlyExitLM(**architecture, blocks=(2,))
+    model.build()
+    fit(model, parts["fit"], arguments.first_epochs, seed, arguments)
+    root.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.keras")
+    model.save(partial)
+    partial.replace(path)
+    return model
+
+
+def extended(lower, seed, architecture):
+    """Two layers more on top, with a head that starts as the exit's."""
+    import keras
+    from orrery.zoo import EarlyExitLM
+
+    keras.utils.set_random_seed(1_000 + seed)
+    model = EarlyExitLM(**architecture, blocks=(2, 2))
+    model.build()
+    for mine, theirs in (
+        (model.token_embedding, lower.token_embedding),
+        *zip(model.decoder_layers, lower.decoder_layers, strict=False),
+        *((norm, lower.exit_norms[0]) for norm in model.exit_norms),
+        *((head, lower.heads[0]) for head in model.heads),
+    ):
+        mine.set_weights(theirs.get_weights())
+    return model
+
+
+def examples_of(arm, model, parts, seed):
+    """The states of an arm's windows, and the weights of their tokens."""
+    import numpy as np
+    from orrery.zoo.ashem import (
+        collect_hard_examples,
+        compute_confidence_threshold,
+    )
+
+    x, y = parts["fit" if arm == "hard_seen" else "mine"]
+    level = 1.0
+    if arm in ("hard", "hard_seen", "head_only"):
+        level = compute_confidence_threshold(model, [(x, y)], 0.5)
+    examples = collect_hard_examples(model, [(x, y)], level)
+    if arm == "random":
+        drawn = np.random.default_rng(seed).random(x.shape) < 0.5
+        examples["weights"] = drawn.astype("float32")
+    return examples
+
+
+def head_alone(model):
+    """Upper layers that do nothing, and only the last exit to be trained."""
+    import numpy as np
+
+    for layer in model.decoder_layers[2:]:
+        for part in (layer.mixer, layer.feedforward):
+            kernel = part.output_projection.kernel
+            kernel.assign(np.zeros(kernel.shape))
+    for layer in (
+        model.token_embedding,
+        *model.decoder_layers,
+        model.exit_norms[0],
+        model.heads[0],
+    ):
+        layer.trainable = False
+
+
+def measure(model, parts):
+    """Test text, at full depth and with half of the tokens leaving."""
+    import numpy as np
+    from orrery.zoo.exit_measures import measure_exits
+
+    x, y = parts["test"]
+    if not model.routers:
+        inputs = {"tokens": x, "targets": y}
+        full = model.predict(inputs, batch_size=WINDOWS, verbose=0)
+        full, left, cost = full.astype("float64"), np.zeros(x.shape, bool), {}
+        routed = full
+    else:
+        known = measure_exits(model, *parts["threshold"], WINDOWS)
+        measured = measure_exits(model, x, y, WINDOWS)
+        level = float(np.median(known["confidence"]))
+        left = measured["confidence"][..., 0] >= level
+        shallow, full = measured["loss"].astype("float64").transpose(2, 0, 1)
+        routed = np.where(left, shallow, full)
+        cost = model.compute_cost([left.mean()], "defer")
+
+    def perplexity(part):
+        return math.exp(part.mean()) if part.size else ""
+
+    return {
+        "parameters": sum(math.prod(w.shape) for w in of_the_model(model)),
+        "test_perplexity": perplexity(full),
+        "routed_perplexity": perplexity(routed),
+        "leave": float(left.mean()),
+        "easy_perplexity": perplexity(routed[left]),
+        "hard_perplexity": perplexity(routed[~left]),
+        "layers_only": cost.get("layers_only", 1.0),
+        "macs_with_head": cost.get("macs_with_head", 1.0),
+    }
+
+
+def of_the_model(model):
+    """Its weights but for counters and thresholds, frozen or not."""
+    return [weight for weight in model.weights if len(weight.shape)]
+
+
+def differences(rows, arms):
+    """To four layers, over the seeds that have every arm."""
+    from _measure import half_width
+
+    found = {(row["arm"], int(row["seed"])): row for row in rows}
+    seeds = [
+        seed
+        for seed in sorted({seed for _, seed in found})
+        if all((arm, seed) in found for arm in arms)
+    ]
+    if len(seeds) < 2:
+        return []
+    results = []
+    for arm in arms:
+        for name, column in (
+            (arm, "test_perplexity"),
+            (f"{arm}, half leave", "routed_perplexity"),
+        ):
+            if arm == "four_layers" or (arm == "two_layers" and name != arm):
+                continue
+            values = [
+                math.log(
+                    float(found[arm, seed][column])
+                    / float(found["four_layers", seed]["test_perplexity"])
+                )
+                for seed in seeds
+            ]
+            mean, half = statistics.mean(values), half_width(values)
+            results.append(
+                {
+                    **dict.fromkeys(rows[0], ""),
+                    "arm": f"{name} - four_layers, ln perplexity",
+                    "seed": f"{seeds[0]}-{seeds[-1]}",
+                    "difference": round(mean, 5),
+                    "interval_95": f"[{mean - half:+.4f}, {mean + half:+.4f}]",
+                }
+            )
+    return results
+
+
+if __name__ == "__main__":
+    main()
