@@ -246,7 +246,7 @@ class EarlyExitLM(ExitRoutingModel):
                 states.append(h)
         if training and targets is not None:
             self._add_exit_losses(states, targets, sample_weight)
-        return self._leave(-1, h, targets, sample_weight, training)
+        return self.leave(h, -1, targets, sample_weight, training)
 
     def _add_exit_losses(self, states, targets, weight):
         if weight is None:
@@ -256,7 +256,7 @@ class EarlyExitLM(ExitRoutingModel):
         if self.exit_weight:
             scaled = weight * self._warmed_up() * self.exit_weight
             for index, state in enumerate(states):
-                self._leave(index, state, targets, scaled, training=True)
+                self.leave(state, index, targets, scaled, training=True)
         if self.distillation:
             teacher = self.exit_logits(last, -1)
             for index, state in enumerate(states):
@@ -267,12 +267,6 @@ class EarlyExitLM(ExitRoutingModel):
         self.training_steps.assign_add(1.0)
         steps = ops.convert_to_tensor(self.training_steps)
         return ops.minimum(steps / max(1, self.exit_warmup), 1.0)
-
-    def _leave(self, index, h, targets, sample_weight, training):
-        """Exit `index` from state `h`: logits, or losses given targets."""
-        h = self.exit_dropout(self.exit_norms[index](h), training=training)
-        head = self.heads[index if len(self.heads) > 1 else 0]
-        return head(h, targets, sample_weight, training=training)
 
     def _distil(self, teacher, student, weight):
         teacher, student = (

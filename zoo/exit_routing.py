@@ -18,8 +18,8 @@ POLICIES = ("both", "propagate", "rows", "capacity")
 class ExitRoutingModel(LanguageModel):
     """What `EarlyExitLM` does with its exits outside training.
 
-    A subclass has `token_embedding`, `decoder_layers`, `exit_norms`, `heads`,
-    `routers`, and the sizes of its `blocks`.
+    A subclass has `token_embedding`, `decoder_layers`, `exit_norms`,
+    `exit_dropout`, `heads`, `routers`, and the sizes of its `blocks`.
     """
 
     # === Exits ===
@@ -50,6 +50,20 @@ class ExitRoutingModel(LanguageModel):
         """Logits `(B, N, V)` of an exit from the state before it."""
         head = self.heads[exit if len(self.heads) > 1 else 0]
         return head(self.exit_norms[exit](hidden))
+
+    def leave(
+        self, hidden, exit, targets=None, sample_weight=None, training=False
+    ):
+        """As `exit_logits`, with dropout; given targets, losses `(B, N)`.
+
+        The mean of these, weighted by `sample_weight` `(B, N)`, is added to
+        the losses. It has a gradient in training alone.
+        """
+        head = self.heads[exit if len(self.heads) > 1 else 0]
+        hidden = self.exit_dropout(
+            self.exit_norms[exit](hidden), training=training
+        )
+        return head(hidden, targets, sample_weight, training=training)
 
     def compute_confidence(self, hidden, previous=None, exit=0, logits=None):
         """The router's confidence `(B, N)` in the state before an exit.
