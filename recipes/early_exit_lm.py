@@ -2,12 +2,15 @@
 
     python recipes/early_exit_lm.py                      # embedded, minutes
     python recipes/early_exit_lm.py --dataset wikitext2  # the experiment
+    python recipes/early_exit_lm.py --dataset wikitext2 --protocol legacy
 
 The network (`exits`) is trained with a loss at its exit; beside it the layers
 below the exit alone (`shallow`) and, with `--arms`, all of them without one
 (`full`). Then, on text that no arm was trained on, the exit head is fitted and
 thresholds are calibrated. Test text is scored in the end: perplexity against
 multiply-accumulates and against time, with the other arms beside it.
+`--protocol legacy` is the original's run instead, over words, faults included;
+it also reads a folder of the raw files, which its published figures are of.
 Numbers, pictures and `report.md` are left in `--out`.
 """
 
@@ -17,6 +20,8 @@ import _command_line
 
 ARMS = ("exits", "full", "shallow")
 DEFAULT_ARMS = ("exits", "shallow")
+LEGACY = {"backend", "data_dir", "seed", "dataset", "out", "smoke"}
+LEGACY |= {"protocol", "init"}
 DEFAULTS = {
     "stdlib": {"preset": "early_exit_lm_stdlib", "epochs": 2},
     "wikitext2": {"preset": "early_exit_lm_small", "epochs": 2},
@@ -50,7 +55,23 @@ def command_line(argv=None):
         default=DEFAULT_ARMS,
         help="what to train: exits, and what to compare it with",
     )
+    add(
+        "--protocol",
+        default="honest",
+        choices=("honest", "legacy"),
+        help="legacy is the original network under its own protocol",
+    )
+    add(
+        "--init",
+        default="torch",
+        choices=("torch", "keras"),
+        help="of legacy: the original's initial weights, or Keras's draws",
+    )
     arguments = _command_line.parse(flags, argv)
+    if arguments.protocol == "legacy":
+        _command_line.refuse(flags, arguments, "--protocol legacy", LEGACY)
+    elif arguments.init != flags.get_default("init"):
+        flags.error("--init has no effect without --protocol legacy")
     if not 0 < arguments.learning_rate < math.inf:
         flags.error(
             f"--learning-rate must be above 0; got {arguments.learning_rate}"
@@ -65,6 +86,11 @@ def command_line(argv=None):
 @_command_line.plain_errors
 def main(argv=None):
     arguments = command_line(argv)
+    if arguments.protocol == "legacy":
+        import _ashem_experiment
+
+        _ashem_experiment.run(arguments)
+        return
     import _early_exit_experiment
 
     defaults = DEFAULTS.get(arguments.dataset, DEFAULTS["stdlib"])

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import orrery
 import pytest
+from orrery.datasets.stdlib import read_stdlib
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "early_exit_lm.py"
@@ -181,6 +182,32 @@ def test_the_threshold_is_the_lowest_that_is_allowed(monkeypatch):
     assert math.isclose(rows[2]["nats_more"], 0.009)
 
 
+def test_the_original_run(tmp_path, stopped, capsys):
+    """On the embedded text, and on files as those that it was made for."""
+    run("--protocol", "legacy", "--out", tmp_path / "one")
+    said = capsys.readouterr().out
+    assert "✓ Computed confidence threshold" in said
+    metrics = json.loads((tmp_path / "one" / "metrics.json").read_text())
+    assert metrics["hard_share"] == pytest.approx(0.5, abs=0.05)
+    assert metrics["costs"]["macs_executed"] > 1
+    assert 1 <= len(metrics["phase2"]["hard_ppl"]) <= 2
+    text = (tmp_path / "one" / "report.md").read_text()
+    assert "829.78" in text and "no language model's" in text
+    if importlib.util.find_spec("matplotlib"):
+        assert "curves.png" in text
+        assert (tmp_path / "one" / "curves.png").stat().st_size > 0
+    again = stopped("--protocol", "legacy", "--out", tmp_path / "one")
+    assert "holds a run" in again
+    texts = read_stdlib().texts
+    for split in ("train", "valid"):
+        path = tmp_path / f"wiki.{split}.raw"
+        path.write_text(texts[split], encoding="utf-8")
+    flags = ("--protocol", "legacy", "--dataset", tmp_path)
+    run(*flags, "--out", tmp_path / "two")
+    same = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert same["phase2"] == metrics["phase2"]
+
+
 def test_a_text_too_short_to_divide(tmp_path, stopped):
     path = tmp_path / "short.txt"
     path.write_text("a rose is a rose\n" * 200)
@@ -196,6 +223,9 @@ def test_a_text_too_short_to_divide(tmp_path, stopped):
         (["--learning-rate", "0"], "--learning-rate"),
         (["--arms", "full"], "must have exits"),
         (["--arms", "exits", "exits"], "each arm once"),
+        (["--init", "keras"], "--protocol legacy"),
+        (["--protocol", "legacy", "--epochs", "3"], "--epochs"),
+        (["--protocol", "legacy", "--dataset", "none"], "wiki.train.raw"),
     ],
 )
 def test_bad_input_is_named(flags, message, tmp_path, stopped):
