@@ -3,6 +3,8 @@
 import math
 import numbers
 
+import numpy as np
+
 
 def check_real(name, value, allowed, fine):
     """Raise a ValueError unless `value` is a finite number and `fine` of it."""
@@ -28,4 +30,14 @@ def check_integer(name, value, least, allowed=None):
         allowed = allowed or f"an integer of at least {least}"
         raise ValueError(
             f"`{name}` must be {allowed}. Received: {name}={value!r}"
+        )
+
+
+def check_finite(name, array):
+    """Raise a ValueError unless every number of a NumPy array is finite."""
+    wrong = np.argwhere(~np.isfinite(array))
+    if len(wrong):
+        index = tuple(map(int, wrong[0]))
+        raise ValueError(
+            f"`{name}` must be finite. Received: {array[index]} at {index}"
         )

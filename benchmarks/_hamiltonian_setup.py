@@ -1,4 +1,4 @@
-"""What `ablation.py` and `energy_weight.py` have in common before an arm."""
+"""What `ablation.py`, `energy_weight.py` and `learning_rate.py` begin with."""
 
 import pathlib
 

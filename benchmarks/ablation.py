@@ -106,6 +106,8 @@ def train_and_measure(arm, arguments, architecture, data, blocks, root):
 
 
 def row(arm, seed, arguments, measured):
+    from _hamiltonian_arms import least_spread_ratio
+
     energies = measured.get("energies", {}).get("test", [])
 
     def mean(name):
@@ -129,9 +131,7 @@ def row(arm, seed, arguments, measured):
         "largest_drift": round(max(b["drift"] for b in energies), 5)
         if energies
         else "",
-        "smallest_spread_ratio": round(
-            min(b["spread_ratio"] for b in energies), 3
-        )
+        "smallest_spread_ratio": round(least_spread_ratio(energies), 3)
         if energies
         else "",
         "shuffled_ratio": mean("shuffled_ratio"),

@@ -66,6 +66,8 @@ def run(arguments):
 
 
 def row(arm, weight, measured):
+    from _hamiltonian_arms import least_spread_ratio
+
     blocks = measured.get("energies", {}).get("valid", [])
     drifts = [block["drift"] for block in blocks]
     flat = measured.get("without_potential")
@@ -77,9 +79,7 @@ def row(arm, weight, measured):
         "energy_of_loss": measured["contributions"].get("energy", ""),
         "drift": sum(drifts) / len(drifts) if drifts else "",
         "largest_drift": max(drifts, default=""),
-        "smallest_spread_ratio": min(
-            (block["spread_ratio"] for block in blocks), default=""
-        ),
+        "smallest_spread_ratio": least_spread_ratio(blocks) if blocks else "",
         "potential_off_ratio": round(flat / valid, 3) if flat else "",
         "seconds_per_epoch": round(measured["seconds_per_epoch"], 1),
     }

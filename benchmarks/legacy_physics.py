@@ -11,9 +11,9 @@ further seed of both.
 
 The first CSV has a row per run and epoch beside the published figure, the
 second says how far each run strays from the published perplexity, and how far
-the mean of the physics seeds does; two pictures show the curves. All are
-written anew after every run. Runs are resumable: start the script again after
-an interruption.
+the mean of the physics seeds does over the epochs that all of them have; two
+pictures show the curves. All are written anew after every run. Runs are
+resumable: start the script again after an interruption.
 """
 
 import argparse
@@ -93,7 +93,8 @@ def run_all(arguments, runs):
         history = train_run(arguments, arm, data, root)
         rows += curve(arm, seed, history, comparable(arguments))
         write_csv(curves, rows)
-        write_csv(verdicts, judge(rows))
+        start = SMOKE_START if arguments.smoke else START
+        write_csv(verdicts, judge(rows, start))
         drawn = {
             f"{name}, seed {number}": list(run.values())
             for (name, number), run in by_run(rows).items()
@@ -157,21 +158,39 @@ def by_run(rows):
     return runs
 
 
-def judge(rows):
-    """How far each run, and the mean of the physics seeds, is from whom."""
+def judge(rows, start=START):
+    """How far each run, and the mean of the physics seeds, is from whom.
+
+    The mean is over the epochs that all of these seeds have; what a longer run
+    has beyond them stands by itself.
+    """
     runs = by_run(rows)
     verdicts = []
-    for (arm, seed), run in runs.items():
-        differences = {e: row["difference"] for e, row in run.items()}
+
+    def beside_published(arm, seed, differences):
+        # Until then it is the base run.
+        if arm == "physics" and max(differences) <= start:
+            arm = "physics before its start"
         verdicts.append(verdict(f"{arm} - published", seed, differences))
-    physics = [run for (arm, _), run in runs.items() if arm == "physics"]
+
+    away = {
+        key: {epoch: row["difference"] for epoch, row in run.items()}
+        for key, run in runs.items()
+    }
+    for (arm, seed), differences in away.items():
+        beside_published(arm, seed, differences)
+    physics = {s: run for (arm, s), run in away.items() if arm == "physics"}
     if len(physics) > 1:
-        differences = {}
-        for epoch in physics[0] | physics[-1]:
-            found = [r[epoch]["difference"] for r in physics if epoch in r]
-            differences[epoch] = "" if "" in found else sum(found) / len(found)
-        seeds = "mean of up to " + str(len(physics))
-        verdicts.append(verdict("physics - published", seeds, differences))
+        common = set.intersection(*map(set, physics.values()))
+        mean = {}
+        for epoch in sorted(common):
+            found = [run[epoch] for run in physics.values()]
+            mean[epoch] = "" if "" in found else sum(found) / len(found)
+        beside_published("physics", f"mean of {len(physics)}", mean)
+        for seed, run in physics.items():
+            alone = {e: value for e, value in run.items() if e not in common}
+            if alone:
+                beside_published("physics", seed, alone)
     for (arm, seed), run in runs.items():
         other = runs.get(("base", seed))
         if arm != "physics" or other is None:
@@ -198,7 +217,7 @@ def verdict(compared, seed, differences):
     return {
         "compared": compared,
         "seed": seed,
-        "epochs": len(differences) or "",
+        "epochs": f"{min(differences)} to {last}" if differences else "",
         "largest_difference": size,
         "at_epoch": largest,
         f"within_{TOLERANCE}": within,

@@ -45,7 +45,12 @@ TOKENS = 32 * 128
 def task(arguments):
     """One arm at one point, in this process."""
     import keras
-    from _hamiltonian_arms import build, multiplier_of, train_arm
+    from _hamiltonian_arms import (
+        build,
+        least_spread_ratio,
+        multiplier_of,
+        train_arm,
+    )
     from orrery.datasets import load_text
     from orrery.zoo import HamiltonianLM
 
@@ -99,9 +104,9 @@ def task(arguments):
         "valid_perplexity": measured["valid"]["perplexity"],
         "test_perplexity": measured["test"]["perplexity"],
         "largest_drift": max((b["drift"] for b in energies), default=""),
-        "smallest_spread_ratio": min(
-            (b["spread_ratio"] for b in energies), default=""
-        ),
+        "smallest_spread_ratio": least_spread_ratio(energies)
+        if energies
+        else "",
         "first_gradient_norm": norms[0],
         "last_gradient_norm": norms[-1],
         "gradient_norms": " ".join(f"{norm:.3g}" for norm in norms),

@@ -1,5 +1,7 @@
 """Dual ascent on the energy drift of a model."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -17,6 +19,9 @@ class LagrangeMultiplier(keras.callbacks.Callback):
     average of it. While the constraint holds lambda falls to 0, and the loss
     is the model's own. Every `EnergyAccount` of the model gets `lambda / n` as
     its weight, n their number, so the loss on energy is a mean over blocks.
+    A block whose energies are all alike has no drift (see `EnergyAccount`), and
+    is left out of the mean. One whose spread fell below its `spread_floor`, or
+    that measured nothing, is named in what is printed at the epoch's end.
 
     Lambda is no trainable weight: no optimizer sees it, it has no decay. It is
     saved with the model, in the accounts, and a further `fit` goes on with it.
@@ -26,7 +31,7 @@ class LagrangeMultiplier(keras.callbacks.Callback):
 
     - `energy_multiplier`: the lambda that was in force.
     - `energy_drift`: the drift.
-    - `energy_spread_ratio`: the smallest of the blocks.
+    - `energy_spread_ratio`: the smallest of the blocks, NaN where one has none.
     - `energy_contribution`: lambda times the loss on energy.
 
     Args:
@@ -123,20 +128,44 @@ class LagrangeMultiplier(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         accounts = self._accounts()
         measures = [account.measures() for account in accounts]
-        drift = sum(measure["drift"] for measure in measures) / len(measures)
+        drifts = [measure["drift"] for measure in measures]
+        drifts = [drift for drift in drifts if math.isfinite(drift)]
+        drift = sum(drifts) / len(drifts) if drifts else math.nan
+        ratios = [measure["spread_ratio"] for measure in measures]
+        self._complain(epoch, accounts, ratios)
         if logs is not None:
             logs["energy_multiplier"] = self._in_force
             logs["energy_drift"] = drift
-            logs["energy_spread_ratio"] = min(
-                measure["spread_ratio"] for measure in measures
-            )
+            finite = all(map(math.isfinite, ratios))
+            logs["energy_spread_ratio"] = min(ratios) if finite else math.nan
             logs["energy_contribution"] = sum(
                 measure["contribution"] for measure in measures
             )
-        # An epoch without a finite batch says nothing.
-        if epoch >= self.warmup and drift == drift:
+        # Where no block measured a drift, there is nothing to ascend by.
+        if epoch >= self.warmup and drifts:
             self.ascend(drift)
         self._hold(accounts, self.multiplier)
+
+    @staticmethod
+    def _complain(epoch, accounts, ratios):
+        low = [
+            f"block {number}: {ratio:.3g}, floor {floor:g}"
+            for number, (ratio, floor) in enumerate(
+                zip(
+                    ratios,
+                    (account.conservation.spread_floor for account in accounts),
+                    strict=True,
+                ),
+                1,
+            )
+            if not floor <= ratio < math.inf
+        ]
+        if low:
+            print(
+                f"\nEpoch {epoch + 1}: the spread of the energy over inputs, "
+                f"over its first, is too small in {'; '.join(low)}. Where it "
+                "collapsed, the drift says nothing"
+            )
 
     def ascend(self, drift):
         """One step of the ascent, given an epoch's drift."""

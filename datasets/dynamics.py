@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .._checks import check_integer, check_real
+from .._checks import check_finite, check_integer, check_real
 from .mechanical_systems import (
     henon_heiles_system,
     kepler_system,
@@ -208,7 +208,7 @@ def _initial(system, count, seed, initial):
             "`initial` must be a pair of arrays of the shape "
             f"{(count, system.dim)}. Received: arrays of the shapes {shapes}"
         )
-    _check_finite("initial", np.stack(parts))
+    check_finite("initial", np.stack(parts))
     return parts
 
 
@@ -227,7 +227,7 @@ def _control(control, time, shape):
             f"Received: {values.shape}"
         )
     # DOP853 would look for a step small enough for NaN, for ever.
-    _check_finite("control", values)
+    check_finite("control", values)
     return values
 
 
@@ -239,15 +239,6 @@ def _control_at(control, time, shape):
             f"{shape}. Received: an array of the shape {value.shape}"
         )
     return np.broadcast_to(value, shape)
-
-
-def _check_finite(name, array):
-    wrong = np.argwhere(~np.isfinite(array))
-    if len(wrong):
-        index = tuple(map(int, wrong[0]))
-        raise ValueError(
-            f"`{name}` must be finite. Received: {array[index]} at {index}"
-        )
 
 
 def _integrate(system, q, p, time, friction, u):

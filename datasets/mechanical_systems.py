@@ -5,6 +5,8 @@ import dataclasses
 
 import numpy as np
 
+from .._checks import check_integer, check_real
+
 
 @dataclasses.dataclass(frozen=True)
 class MechanicalSystem:
@@ -21,6 +23,25 @@ class MechanicalSystem:
         draw: function from a `numpy.random.Generator` and a number of
             trajectories to the initial `(q, p)`, both `(trajectories, n)`.
         mass: float, m > 0. Defaults to `1.0`.
+
+    Raises:
+        ValueError: if `dim` is not a positive integer, or `mass` not a positive
+            number.
+        TypeError: if `potential`, `force` or `draw` is no function.
+
+    Example:
+    >>> spring = MechanicalSystem(
+    ...     name="spring",
+    ...     dim=1,
+    ...     potential=lambda q: 0.5 * np.sum(q**2, axis=-1),
+    ...     force=lambda q: -q,
+    ...     draw=lambda generator, count: generator.normal(size=(2, count, 1)),
+    ... )
+    >>> float(spring.energy([1.0], [1.0]))
+    1.0
+
+    Reference:
+        - [Hairer, Lubich, Wanner, 2006](https://doi.org/10.1007/3-540-30666-8)
     """
 
     name: str
@@ -29,6 +50,16 @@ class MechanicalSystem:
     force: collections.abc.Callable
     draw: collections.abc.Callable
     mass: float = 1.0
+
+    def __post_init__(self):
+        check_integer("dim", self.dim, 1)
+        check_real("mass", self.mass, "above 0", lambda mass: mass > 0)
+        for name in ("potential", "force", "draw"):
+            given = getattr(self, name)
+            if not callable(given):
+                raise TypeError(
+                    f"`{name}` must be a function. Received: {name}={given!r}"
+                )
 
     def energy(self, q, p):
         """H of positions and momenta `(..., n)`, an array `(...)`."""
@@ -53,6 +84,10 @@ def mass_spring_system(convention="unit"):
 
     Raises:
         ValueError: if the convention is another.
+
+    Example:
+    >>> float(mass_spring_system("hnn").energy([1.0], [1.0]))
+    2.0
 
     Reference:
         - [Greydanus et al., 2019](https://arxiv.org/abs/1906.01563), "hnn".
@@ -83,6 +118,10 @@ def pendulum_system(convention="unit"):
     Raises:
         ValueError: if the convention is another.
 
+    Example:
+    >>> float(pendulum_system().energy([0.0], [2.0]))
+    2.0
+
     Reference:
         - [Greydanus et al., 2019](https://arxiv.org/abs/1906.01563), "hnn".
     """
@@ -109,6 +148,10 @@ def kepler_system():
 
     Returns:
         A `MechanicalSystem` with n = 2.
+
+    Example:
+    >>> float(kepler_system().energy([1.0, 0.0], [0.0, 1.0]))
+    -0.5
 
     Reference:
         - [Hairer, Lubich, Wanner, 2006](https://doi.org/10.1007/3-540-30666-8)
@@ -141,6 +184,11 @@ def henon_heiles_system():
 
     Returns:
         A `MechanicalSystem` with n = 2.
+
+    Example:
+    >>> energy = henon_heiles_system().energy([0.0, 1.0], [0.0, 0.0])
+    >>> round(float(energy), 4)  # of the escape
+    0.1667
 
     Reference:
         - [Henon and Heiles, 1964](https://doi.org/10.1086/109234)

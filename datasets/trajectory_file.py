@@ -33,6 +33,17 @@ def read_trajectories(path):
         ValueError: if a column is missing, an entry is not a finite number, a
             trajectory has one point only, or the steps of time are not all
             equal (within 2 %); names the file, the row and the column.
+
+    Example:
+
+    ```python
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_trajectories(f"{folder}/swings.csv", pendulum(3, 5))
+        data = read_trajectories(f"{folder}/swings.csv")
+    assert data["q"].shape == (3, 5, 1)
+    ```
     """
     path = pathlib.Path(path).expanduser()
     if not path.is_file():
@@ -71,6 +82,19 @@ def write_trajectories(path, data):
         path: string or path of the file.
         data: dict with the arrays `q`, `p`, `t` and perhaps `u` and `length`,
             as `simulate` and `read_trajectories` give them.
+
+    Example:
+
+    ```python
+    import tempfile
+
+    data = {"q": np.ones((1, 2, 1)), "p": np.zeros((1, 2, 1))}
+    data["t"] = np.array([[0.0, 0.1]])
+    with tempfile.TemporaryDirectory() as folder:
+        write_trajectories(f"{folder}/rest.csv", data)
+        with open(f"{folder}/rest.csv") as file:
+            assert file.readline().strip() == "trajectory,t,q0,p0"
+    ```
     """
     names = [name for name in "qpu" if name in data]
     header = ["trajectory", "t"]

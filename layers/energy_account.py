@@ -25,9 +25,10 @@ class EnergyAccount(keras.layers.Layer):
     measured stay until `reset`. The first training batch sets the spread that
     later ones are compared with.
 
-    A batch that is not finite, or of a single trajectory, which has no spread,
-    is left out of everything. One whose energies are all alike (see the loss)
-    has no drift, but counts in the spread.
+    A batch of a single trajectory, which has no spread, is left out of
+    everything; one that is not finite, of the sums, while the loss it adds is
+    not finite either, so that a guard can skip the step. One whose energies are
+    all alike (see the loss) has no drift, but counts in the spread.
 
     Args:
         weight: float >= 0, the weight of the loss. Defaults to `0`.
@@ -47,6 +48,11 @@ class EnergyAccount(keras.layers.Layer):
     >>> _ = account(keras.ops.array([[1.0, 1.5], [3.0, 3.0]]))
     >>> account.measures()["drift"]
     0.25
+
+    Reference:
+        - [Greydanus et al., 2019](https://arxiv.org/abs/1906.01563)
+        - [Platt and Barr, 1987](https://papers.nips.cc/paper/1987/hash/a87ff679a2f3e71d9181a67b7542122c-Abstract.html),
+          what moves the weight.
     """
 
     def __init__(self, weight=0.0, spread_floor=0.5, **kwargs):

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from .._checks import check_integer, check_real
+
 NUDGINGS = ("symmetric", "one_sided")
 
 
@@ -93,32 +95,21 @@ class EquilibriumPropagation(keras.layers.Layer):
                     f"`energy` must have the method `{method}`, as "
                     f"HopfieldEnergy has. Received: {energy!r}"
                 )
-        for name, value, limit in (
-            ("beta", beta, 1),
-            ("step_size", step_size, 2),
-            ("tolerance", tolerance, float("inf")),
-        ):
-            if not 0 < value < limit:
-                raise ValueError(
-                    f"`{name}` must be above 0 and below {limit}. "
-                    f"Received: {name}={value}"
-                )
+        check_real("beta", beta, "in (0, 1)", lambda b: 0 < b < 1)
+        check_real("step_size", step_size, "in (0, 2)", lambda h: 0 < h < 2)
+        check_real("tolerance", tolerance, "above 0", lambda t: t > 0)
+        check_integer("max_steps", max_steps, 1)
         if nudging not in NUDGINGS:
             raise ValueError(
                 f"`nudging` must be one of {NUDGINGS}. "
                 f"Received: nudging={nudging!r}"
             )
-        if not isinstance(max_steps, int) or max_steps < 1:
-            raise ValueError(
-                "`max_steps` must be a positive integer. "
-                f"Received: max_steps={max_steps!r}"
-            )
         self.energy = energy
-        self.beta = beta
+        self.beta = float(beta)
         self.nudging = nudging
-        self.step_size = step_size
-        self.max_steps = max_steps
-        self.tolerance = tolerance
+        self.step_size = float(step_size)
+        self.max_steps = int(max_steps)
+        self.tolerance = float(tolerance)
 
     def build(self, input_shape):
         if self.energy.built:  # It was, where a file is loaded.

@@ -50,6 +50,10 @@ class HamiltonianBlock(keras.layers.Layer):
         energy_weight: float >= 0, weight of the loss on energy, which
             `LagrangeMultiplier` may move. Defaults to `0`.
         spread_floor: float, see `EnergyConservation`. Defaults to `0.5`.
+        rematerialize: bool, whether training computes the steps a second time
+            on the way back, rather than keep what they need for it.
+            `keras.remat` around the block would also hold the account and the
+            dropout, whose state cannot leave it on JAX. Defaults to `False`.
         return_energies: bool, whether to return the energies too. Defaults to
             `False`.
 
@@ -62,7 +66,8 @@ class HamiltonianBlock(keras.layers.Layer):
         energies `(B, N, S + 1)` or `(B, S + 1)` along the steps.
 
     Raises:
-        ValueError: if an argument is out of its range, or d is odd.
+        ValueError: if an argument is out of its range, d is odd, or `h` has no
+            axis of its batch.
         TypeError: if `potential` is not a `Potential`, or `mixer` not a layer.
 
     Example:
@@ -89,6 +94,7 @@ class HamiltonianBlock(keras.layers.Layer):
         energy_tokens=128,
         energy_weight=0.0,
         spread_floor=0.5,
+        rematerialize=False,
         return_energies=False,
         **kwargs,
     ):
@@ -127,14 +133,15 @@ class HamiltonianBlock(keras.layers.Layer):
             )
         self.potential = potential
         self.mixer = mixer
-        self.num_steps = num_steps
-        self.step_size = step_size
+        self.num_steps = int(num_steps)
+        self.step_size = float(step_size)
         self.mass = mass
         self.integrator = integrator
-        self.dropout_rate = dropout
-        self.energy_tokens = energy_tokens
-        self.energy_weight = energy_weight
-        self.spread_floor = spread_floor
+        self.dropout_rate = float(dropout)
+        self.energy_tokens = int(energy_tokens)
+        self.energy_weight = float(energy_weight)
+        self.spread_floor = float(spread_floor)
+        self.rematerialize = rematerialize
         self.account = None
         if energy_tokens:
             self.account = EnergyAccount(
@@ -202,6 +209,11 @@ class HamiltonianBlock(keras.layers.Layer):
         (q,) = self._tensors(q)
         return self.kinetic_energy(p) + self._landscape(context).energy(q)
 
+    def force(self, q, context=None):
+        """`-grad_q V`, float tensor `(..., d / 2)` of positions like it."""
+        (q,) = self._tensors(q)
+        return self._landscape(context).force(q)
+
     def context(self, h, training=False):
         """What the potential is given at the entrance, or `None`."""
         if self.norm is None:
@@ -267,15 +279,30 @@ class HamiltonianBlock(keras.layers.Layer):
 
     # === Forward pass ===
     def call(self, h, training=False):
+        if len(h.shape) < 2:
+            raise ValueError(
+                "The input must be (B, N, d) or (B, d). "
+                f"Received: shape {tuple(h.shape)}"
+            )
+        counted = training and self.account is not None
+
+        def move(h, *context):
+            states = self.trajectory(h, *context)
+            moved = [ops.concatenate(states[-1], axis=-1)]
+            if counted:
+                moved.append(sum(self._first_energies(states, *context)))
+            if self.return_energies:
+                moved.append(sum(self.energies(states, *context)))
+            return moved
+
+        if training and self.rematerialize:
+            move = keras.remat(move)
         context = self.context(h, training)
-        states = self.trajectory(h, context)
-        if training and self.account is not None:
-            self.account(sum(self._first_energies(states, context)))
-        out = ops.concatenate(states[-1], axis=-1)
-        out = ops.cast(out, self.compute_dtype)
-        if not self.return_energies:
-            return out
-        return out, sum(self.energies(states, context))
+        moved = move(h) if context is None else move(h, context)
+        if counted:
+            self.account(moved.pop(1))
+        moved[0] = ops.cast(moved[0], self.compute_dtype)
+        return tuple(moved) if self.return_energies else moved[0]
 
     def _tensors(self, *arrays):
         if not self.built:
@@ -305,7 +332,7 @@ class HamiltonianBlock(keras.layers.Layer):
             reverse,
         )
 
-    def _first_energies(self, states, context):
+    def _first_energies(self, states, context=None):
         """Of the batch's first sequences, for every potential has all keys."""
         q, _ = states[0]
         length = ops.shape(q)[1] if len(q.shape) == 3 else 1
@@ -361,6 +388,7 @@ class HamiltonianBlock(keras.layers.Layer):
             "energy_tokens": self.energy_tokens,
             "energy_weight": self.energy_weight,
             "spread_floor": self.spread_floor,
+            "rematerialize": self.rematerialize,
             "return_energies": self.return_energies,
         }
 

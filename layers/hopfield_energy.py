@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from .._checks import check_integer
+
 RHO = ("tanh", "hard_sigmoid")
 
 
@@ -194,10 +196,11 @@ def check_units(units, name):
     Raises:
         ValueError: if they are not.
     """
-    listed = units if isinstance(units, (list, tuple)) else ()
-    if not listed or not all(isinstance(n, int) and n > 0 for n in listed):
+    allowed = "a sequence of positive integers, at least one"
+    if not isinstance(units, (list, tuple)) or not units:
         raise ValueError(
-            f"`{name}` must be a sequence of positive integers, at least one. "
-            f"Received: {name}={units!r}"
+            f"`{name}` must be {allowed}. Received: {name}={units!r}"
         )
-    return tuple(listed)
+    for index, width in enumerate(units):
+        check_integer(f"{name}[{index}]", width, 1)
+    return tuple(map(int, units))

@@ -48,7 +48,7 @@ class PairwisePotential(RadialPotential):
     def __init__(self, num_bodies, hidden_dim=32, **kwargs):
         super().__init__(hidden_dim, **kwargs)
         check_integer("num_bodies", num_bodies, 2)
-        self.num_bodies = num_bodies
+        self.num_bodies = int(num_bodies)
 
     def build(self, q_shape, context_shape=None):
         if q_shape[-1] % self.num_bodies:

@@ -46,7 +46,7 @@ class RadialPotential(Potential):
     def __init__(self, hidden_dim=32, **kwargs):
         super().__init__(**kwargs)
         check_integer("hidden_dim", hidden_dim, 1)
-        self.hidden_dim = hidden_dim
+        self.hidden_dim = int(hidden_dim)
 
     def build(self, q_shape, context_shape=None):
         normal = keras.initializers.RandomNormal

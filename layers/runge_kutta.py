@@ -27,9 +27,17 @@ def runge_kutta(field, state, step_size, num_steps, method="rk4"):
     Returns:
         list of S + 1 states, the given one first.
 
+    Raises:
+        ValueError: if `method` is neither.
+
     Reference:
         - [Hairer, Norsett, Wanner, 1993](https://doi.org/10.1007/978-3-540-78862-1)
     """
+    if method not in TABLEAUX:
+        raise ValueError(
+            f"`method` must be one of {tuple(TABLEAUX)}. "
+            f"Received: method={method!r}"
+        )
     *stages, last = TABLEAUX[method]
 
     def moved(state, weights, slopes):

@@ -18,6 +18,12 @@ class TwoLayerPotential(Potential):
     Between its data it follows a landscape more closely than an `MLPPotential`
     of as many weights; beyond them the quadratic term keeps a motion bounded.
 
+    With a context `V(0; c)` is not 0, as it is for an `MLPPotential`: this much
+    energy has no force, and can differ between tokens by anything. A network
+    that is asked to conserve its energy relative to the spread over tokens
+    can widen that spread instead, so give a `HamiltonianBlock` with a mixer
+    the other.
+
     The first layer starts with kinks spread over where `|q|` is of order one.
 
     Args:
@@ -44,7 +50,7 @@ class TwoLayerPotential(Potential):
     """
 
     def __init__(self, hidden_dim=32, **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**kwargs)
         check_integer("hidden_dim", hidden_dim, 1)
         self.hidden_dim = int(hidden_dim)
 

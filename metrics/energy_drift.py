@@ -179,13 +179,18 @@ class EnergyDrift(keras.metrics.Metric):
 
     @property
     def collapsed(self):
-        """Whether the spread fell below the floor; needs a reference."""
+        """Whether the spread fell below the floor, or is not finite.
+
+        Raises:
+            ValueError: if there is no `reference_spread` to compare with.
+        """
         if self.reference_spread is None:
             raise ValueError(
                 "`collapsed` compares with the spread at initialisation: give "
                 "`reference_spread`. Received: reference_spread=None"
             )
-        return float(self._spread()) < self.spread_floor * self.reference_spread
+        least = self.spread_floor * self.reference_spread
+        return not least <= float(self._spread()) < math.inf
 
     def get_config(self):
         return {

@@ -57,7 +57,9 @@ class SymplecticSGD(_Symplectic):
     The total energy `|p|^2/2 + f` of a convex f never rises where
     `h^2 lambda <= 1 - mu`.
 
-    The slot of a variable holds its last displacement, `h p`.
+    The slot of a variable holds its last displacement, `h p`. Under a schedule
+    a step keeps that, as heavy ball does, and not p, which is so rescaled by
+    the old h over the new: what is said of the motion holds at a constant rate.
 
     Args:
         learning_rate: float > 0 or schedule, `h^2`. Defaults to `0.01`.

@@ -142,7 +142,8 @@ def report(config, metrics, pictures):
     unrested = [
         NAMES[arm]
         for arm, found in metrics.items()
-        if found["test"].get("residual", 0) > arguments["tolerance"]
+        # A residual that is NaN is none at rest either.
+        if not found["test"].get("residual", 0) <= arguments["tolerance"]
     ]
     if unrested:
         lines += [

@@ -1,7 +1,10 @@
 """One arm of the Hamiltonian experiments: build it, train it, measure it."""
 
+import math
+
 import keras
 import numpy as np
+from _energy_history import EnergyHistory
 from _training import count_weights, perplexity, score, train
 from orrery.callbacks import (
     KoopmanSchedule,
@@ -9,7 +12,11 @@ from orrery.callbacks import (
     NonFiniteGuard,
 )
 from orrery.zoo import HamiltonianLM, KoopmanLM
-from orrery.zoo.energy_measures import energy_traces, evaluate_energies
+from orrery.zoo.energy_measures import (
+    energy_tracer,
+    energy_traces,
+    evaluate_energies,
+)
 
 # The Koopman term alone, as the original meant it: an auxiliary loss.
 KOOPMAN = {"operator": "gradient", "lift_dim": 128, "delays": 2}
@@ -136,10 +143,20 @@ def train_arm(arm, model, data, blocks, folder, settings, resume):
     }
     first = {}
     if has_energy:
-        multiplier = LagrangeMultiplier(**settings["multiplier"])
-        callbacks = [multiplier, *callbacks]
+        tracer = energy_tracer(model)
+        callbacks = [
+            LagrangeMultiplier(**settings["multiplier"]),
+            *callbacks,
+            # One batch, of the shape that is compiled anyway.
+            EnergyHistory(
+                folder / "energies.csv",
+                tracer,
+                text["valid"][:batch_size],
+                batch_size,
+            ),
+        ]
         first = {
-            split: evaluate_energies(model, tokens, batch_size)
+            split: evaluate_energies(tracer, tokens, batch_size)
             for split, tokens in text.items()
         }
     history = train(model, data, folder, settings, callbacks, resume)
@@ -152,14 +169,14 @@ def train_arm(arm, model, data, blocks, folder, settings, resume):
     }
     if has_energy:
         measured["energies"] = {
-            split: evaluate_energies(model, tokens, batch_size, first[split])
+            split: evaluate_energies(tracer, tokens, batch_size, first[split])
             for split, tokens in text.items()
         }
         measured["energies_at_start"] = first
         measured["without_potential"] = without_potential(
             model, *blocks["valid"], batch_size
         )
-        measured["traces"] = drawn_traces(model, text["valid"])
+        measured["traces"] = drawn_traces(tracer, text["valid"], batch_size)
     return measured
 
 
@@ -186,9 +203,9 @@ def without_potential(model, x, y, batch_size):
     return perplexity(copy, x, y, batch_size)
 
 
-def drawn_traces(model, tokens):
+def drawn_traces(tracer, tokens, batch_size):
     """Energies of a few tokens along the steps, and their spread, per block."""
-    kinetic, potential, *_ = energy_traces(model, tokens)
+    kinetic, potential, *_ = energy_traces(tracer, tokens, batch_size)
     energies = (kinetic + potential).astype("float64")
     n, layers, length, steps = energies.shape
     flat = energies.transpose(1, 0, 2, 3).reshape(layers, n * length, steps)
@@ -200,24 +217,37 @@ def drawn_traces(model, tokens):
     }
 
 
+def least_spread_ratio(rows):
+    """The smallest of the blocks, or NaN where one is not finite."""
+    ratios = [row["spread_ratio"] for row in rows]
+    return min(ratios) if np.all(np.isfinite(ratios)) else math.nan
+
+
 def collapse_complaint(spread_ratio, potential_off_ratio):
     """Why a run does not count, or `""`.
 
     Args:
-        spread_ratio: float, the smallest of the blocks: the spread of energy
+        spread_ratio: float, see `least_spread_ratio`: the spread of energy
             over inputs, over its value before training.
         potential_off_ratio: float, perplexity without potentials over the
             perplexity with them.
     """
-    if spread_ratio < LEAST_SPREAD:
+    if not math.isfinite(spread_ratio):
+        return (
+            "The spread of the energy over inputs is not finite in some "
+            "block, and its drift says nothing"
+        )
+    if not spread_ratio >= LEAST_SPREAD:
         return (
             f"The spread of the energy over inputs fell to {spread_ratio:.2f} "
             f"of its initial value, below {LEAST_SPREAD}: energy collapsed, "
             "and its drift says nothing"
         )
-    if potential_off_ratio < LEAST_COST:
+    # Also where either perplexity is NaN.
+    if not potential_off_ratio >= LEAST_COST:
         return (
-            "Without its potentials the model loses less than "
-            f"{LEAST_COST - 1:.0%}: they are flat, and their drift says nothing"
+            "Without its potentials the model's perplexity is "
+            f"{potential_off_ratio:.3f} times its own, not {LEAST_COST} or "
+            "more: they are flat, and their drift says nothing"
         )
     return ""

@@ -16,6 +16,7 @@ from _hamiltonian_arms import (
     SCHEDULE,
     build,
     collapse_complaint,
+    least_spread_ratio,
     multiplier_of,
     train_arm,
 )
@@ -109,7 +110,7 @@ def ratios(measured):
     """What `collapse_complaint` asks for, on validation text."""
     perplexity = measured["valid"]["perplexity"]
     return (
-        min(row["spread_ratio"] for row in measured["energies"]["valid"]),
+        least_spread_ratio(measured["energies"]["valid"]),
         measured["without_potential"] / perplexity,
     )
 

@@ -5,6 +5,8 @@ import importlib.util
 import json
 import math
 
+from _energy_history import read_energies
+
 COLORS = {
     "base": "C1",
     "koopman": "C0",
@@ -79,6 +81,13 @@ def _draw(folder, config, metrics, histories):
     }
     if energetic:
         _draw_drift(energetic, config["multiplier"]["target"], save)
+        by_epoch = {
+            arm: read_energies(path)
+            for arm in energetic
+            if (path := folder / arm / "energies.csv").exists()
+        }
+        if by_epoch:
+            _draw_epochs(by_epoch, config["multiplier"]["target"], save)
         arms = [arm for arm in energetic if arm != "autonomous"]
         if arms:
             _draw_steps(arms, metrics, save)
@@ -116,6 +125,36 @@ def _draw_drift(histories, target, save):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
     save(figure, "drift.png")
+
+
+def _draw_epochs(energies, target, save):
+    """Drift and spread of every block after each epoch, validation text."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    drift, spread = figure.subplots(1, 2)
+    for arm, rows in energies.items():
+        blocks = sorted({int(row["block"]) for row in rows})
+        for block in blocks:
+            own = [row for row in rows if int(row["block"]) == block]
+            for axes, key in ((drift, "drift"), (spread, "spread_ratio")):
+                axes.plot(
+                    [int(row["epoch"]) for row in own],
+                    [float(row[key]) for row in own],
+                    marker=".",
+                    color=COLORS[arm],
+                    alpha=0.3 + 0.7 * block / len(blocks),
+                    label=arm if block == len(blocks) else None,
+                )
+    drift.axhline(target, color="0.5", linestyle="--", label="target")
+    drift.set(title="Drift within a block, over the spread of E", yscale="log")
+    spread.axhline(0.5, color="0.5", linestyle="--", label="alarm below")
+    spread.set(title="Spread of E / initial spread", yscale="log")
+    for axes in (drift, spread):
+        axes.set_xlabel("epoch; a line per block, the last one darkest")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+    save(figure, "energies_by_epoch.png")
 
 
 def _draw_steps(arms, metrics, save):
@@ -237,6 +276,8 @@ def _text(config, metrics, pictures):
                 f"{row[name]:.3g}" if math.isfinite(row[name]) else "-"
                 for name in ENERGY
             ]
+            if row.get("collapsed"):
+                values[ENERGY.index("spread_ratio")] += " (collapsed)"
             lines.append(f"| {arm} | {block + 1} | {' | '.join(values)} |")
     lines += ["", "## Pictures", ""]
     lines += [f"![{name}]({name})" for name in pictures]

@@ -16,15 +16,6 @@ from orrery.zoo.rollout_measures import (
     secular_drift,
 )
 
-ARMS = {
-    "hamiltonian": "separable H, symplectic",
-    "radial": "separable H of the distance alone, symplectic",
-    "separable_leapfrog": "separable H, leapfrog",
-    "separable_rk4": "separable H, Runge-Kutta",
-    "separable_euler": "separable H, forward Euler",
-    "plain_hnn": "any H(q, p), Runge-Kutta",
-    "neural_ode": "any field, Runge-Kutta",
-}
 INTEGRATORS = {
     "separable_leapfrog": "leapfrog",
     "separable_rk4": "rk4",

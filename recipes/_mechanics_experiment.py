@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 from _command_line import distribute, open_folder, versions, write_json
-from _mechanics_arms import ARMS, build, judge, settings_of, train
+from _mechanics_arms import build, judge, settings_of, train
+from _mechanics_names import NAMES
 from _mechanics_report import write_report
 from _mechanics_setup import complete, load_problem
 from _training import check_state
@@ -45,7 +46,7 @@ def run(arguments):
     if arguments.resume:
         measured = former_measures(folder, arguments.rollout_steps)
     for arm in arguments.arms:
-        print(f"\n=== {arm}: {ARMS[arm]} ===", flush=True)
+        print(f"\n=== {arm}: {NAMES[arm]} ===", flush=True)
         model = build(arm, problem, arguments)
         history = train(
             model, problem, folder / arm, settings[arm], arguments.resume

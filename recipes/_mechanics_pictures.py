@@ -3,29 +3,20 @@
 import importlib.util
 
 import numpy as np
+from _mechanics_names import COLORS, NAMES
 
-COLORS = {
-    "hamiltonian": "C0",
-    "radial": "C5",
-    "separable_leapfrog": "C9",
-    "separable_rk4": "C2",
-    "separable_euler": "C4",
-    "plain_hnn": "C1",
-    "neural_ode": "C3",
-}
 # Steps whose energy errors make one point of a curve.
 BLOCK = 100
 TINY = 1e-9
 
 
-def draw(folder, config, drawn, names):
+def draw(folder, config, drawn):
     """Write the PNGs, where Matplotlib is installed; their names.
 
     Args:
         folder: path, where they are written.
         config: dict, the run's `config.json`.
         drawn: dict from arms to the arrays of their `rollout.npz`.
-        names: dict from arms to what a person calls them.
     """
     if importlib.util.find_spec("matplotlib") is None:
         print("No pictures: pip install 'orrery[plot]' draws them.")
@@ -34,7 +25,7 @@ def draw(folder, config, drawn, names):
     if "energy" in next(iter(drawn.values())):
         figures = {"energy.png": _energy, **figures}
     for name, figure in figures.items():
-        figure(config, drawn, names).savefig(folder / name, dpi=150)
+        figure(config, drawn).savefig(folder / name, dpi=150)
     return list(figures)
 
 
@@ -44,18 +35,18 @@ def _figure(*size):
     return Figure(figsize=size, layout="constrained")
 
 
-def _style(arm, names):
+def _style(arm):
     # Ours is wide: where curves coincide, it shows on both sides.
     width = 4 if arm == "hamiltonian" else 1.3
-    return {"color": COLORS[arm], "label": names[arm], "linewidth": width}
+    return {"color": COLORS[arm], "label": NAMES[arm], "linewidth": width}
 
 
-def _energy(config, drawn, names):
+def _energy(config, drawn):
     figure, step = _figure(11, 4.4), config["step_size"]
     every, swing = figure.subplots(1, 2, width_ratios=(3, 2))
     for arm, data in drawn.items():
         time, _, error = _blocks(data["energy_error"], step)
-        every.plot(time, np.maximum(error, TINY), **_style(arm, names))
+        every.plot(time, np.maximum(error, TINY), **_style(arm))
     every.set(
         xlabel="time",
         ylabel="|E - true E|",
@@ -72,13 +63,13 @@ def _energy(config, drawn, names):
     swing.set(
         xlabel="time",
         ylabel="E - true E",
-        title=f"{names[arm]}:\nbetween what bounds, three roll-outs",
+        title=f"{NAMES[arm]}:\nbetween what bounds, three roll-outs",
     )
     swing.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     return figure
 
 
-def _errors(config, drawn, names):
+def _errors(config, drawn):
     figure = _figure(7, 5.2)
     axes = figure.subplots()
     for arm, data in drawn.items():
@@ -86,7 +77,7 @@ def _errors(config, drawn, names):
         axes.loglog(
             data["steps"] * config["step_size"],
             np.where(np.isfinite(error), error, np.nan),
-            **_style(arm, names),
+            **_style(arm),
         )
     reach = np.abs(next(iter(drawn.values()))["true_q"]).max()
     axes.axhline(reach, color="black", linewidth=0.7, linestyle=":")
@@ -108,7 +99,7 @@ def _errors(config, drawn, names):
     return figure
 
 
-def _phase(config, drawn, names):
+def _phase(config, drawn):
     columns = min(3, len(drawn))
     rows = -(-len(drawn) // columns)
     figure = _figure(3.3 * columns, 3.3 * rows + 0.5)
@@ -117,7 +108,7 @@ def _phase(config, drawn, names):
         axes.set_axis_off()
     for axes, (arm, data) in zip(panels, drawn.items(), strict=False):
         _orbits(axes, data, config["dim"])
-        axes.set_title(names[arm], fontsize="small")
+        axes.set_title(NAMES[arm], fontsize="small")
     steps = next(iter(drawn.values()))["q"].shape[1] - 1
     figure.suptitle(
         f"Roll-outs of {steps:,} steps (colour) on the true orbits (grey)",

@@ -4,17 +4,8 @@ import json
 import math
 
 import numpy as np
+from _mechanics_names import NAMES
 from _mechanics_pictures import draw
-
-NAMES = {
-    "hamiltonian": "Hamiltonian network, symplectic",
-    "radial": "V of the distance alone, symplectic",
-    "separable_leapfrog": "the same, leapfrog",
-    "separable_rk4": "the same, Runge-Kutta",
-    "separable_euler": "the same, forward Euler",
-    "plain_hnn": "HNN, not separable, Runge-Kutta",
-    "neural_ode": "neural ODE, Runge-Kutta",
-}
 
 
 def write_report(folder):
@@ -27,7 +18,7 @@ def write_report(folder):
     for arm in read["metrics"]["arms"]:
         with np.load(folder / arm / "rollout.npz") as file:
             drawn[arm] = dict(file)
-    pictures = draw(folder, read["config"], drawn, NAMES)
+    pictures = draw(folder, read["config"], drawn)
     text = _text(read["config"], read["metrics"], pictures)
     (folder / "report.md").write_text(text, encoding="utf-8")
 

@@ -9,10 +9,10 @@ with attention and feed-forward blocks (`base`), and one block of many steps,
 whose energy can be followed along depth (`autonomous`). With `--arms` also the
 same blocks without the loss on energy (`unpenalised`), and without it
 integrated by forward Euler, which conserves nothing (`euler`); with potentials
-frozen at initialisation (`frozen`); with wells at the keys of earlier tokens in
-place of the mixer, and as many weights (`attention_energy`); a Koopman operator
-beside each block as an auxiliary loss (`koopman`), and that with Hamiltonian
-blocks (`both`).
+frozen at initialisation (`frozen`; its saved file does not say so, and would
+train them); with wells at the keys of earlier tokens in place of the mixer, and
+as many weights (`attention_energy`); a Koopman operator beside each block as an
+auxiliary loss (`koopman`), and that with Hamiltonian blocks (`both`).
 Numbers, pictures and `report.md` are left in `--out`.
 """
 

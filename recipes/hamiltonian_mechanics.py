@@ -14,17 +14,9 @@ left in `--out`.
 """
 
 import _command_line
+from _mechanics_names import NAMES
 
-ARMS = (
-    "hamiltonian",
-    "separable_leapfrog",
-    "separable_rk4",
-    "separable_euler",
-    "plain_hnn",
-    "neural_ode",
-    "radial",
-)
-DEFAULT_ARMS = ARMS[:-1]
+DEFAULT_ARMS = tuple(arm for arm in NAMES if arm != "radial")
 # What a user's file decides, where a simulation is told.
 SIMULATED = ("trajectories", "step_size", "noise", "friction", "control")
 
@@ -95,7 +87,7 @@ def command_line(argv=None):
     add(
         "--arms",
         nargs="+",
-        choices=ARMS,
+        choices=tuple(NAMES),
         default=DEFAULT_ARMS,
         help="what to train",
     )

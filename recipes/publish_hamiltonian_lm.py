@@ -4,17 +4,25 @@ r"""Turn a finished run of `hamiltonian_lm.py` into a saved model and its CSVs.
         runs/hamiltonian_lm-wikitext2-jax-1 hamiltonian_lm_small
 
 Writes `saved_models/<name>/` (checked on every installed backend) and, under
-`results/`, the run's pictures and `<name>_arms.csv`, `<name>_energies.csv` and
-`<name>_curve.csv`, from which the tables are generated.
+`results/`, the run's pictures and `<name>_arms.csv`, `<name>_energies.csv`,
+`<name>_energies_by_epoch.csv` and `<name>_curve.csv`, from which the tables are
+generated.
 """
 
 import csv
 import shutil
 
 import _publishing
+from _energy_history import MEASURES, read_energies
 from _publishing import ROOT, short, software, write
 
-PICTURES = ("curves", "drift", "energy_steps", "energy_depth")
+PICTURES = (
+    "curves",
+    "drift",
+    "energies_by_epoch",
+    "energy_steps",
+    "energy_depth",
+)
 ENERGY_COLUMNS = {
     "energy drift": "energy_drift",
     "multiplier": "energy_multiplier",
@@ -76,7 +84,11 @@ def write_tables(arguments, config, metrics):
                 "arm": arm,
                 "split": split,
                 "block": block,
-                **{key: short(value, 5) for key, value in row.items()},
+                **{
+                    key: short(value, 5)
+                    for key, value in row.items()
+                    if key != "collapsed"
+                },
             }
             for arm, result in metrics.items()
             for split, rows in result.get("energies", {}).items()
@@ -84,6 +96,17 @@ def write_tables(arguments, config, metrics):
         ),
     )
     table("curve", curve(arguments.run, metrics))
+    by_epoch = list(energies_by_epoch(arguments.run, metrics))
+    if by_epoch:
+        table("energies_by_epoch", by_epoch)
+
+
+def energies_by_epoch(run, arms):
+    for arm in arms:
+        path = run / arm / "energies.csv"
+        for row in read_energies(path) if path.exists() else ():
+            measures = {name: short(row[name], 5) for name in MEASURES}
+            yield {"arm": arm, **row, **measures}
 
 
 def curve(run, arms):

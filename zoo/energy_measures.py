@@ -9,11 +9,37 @@ from ..layers.hamiltonian import HamiltonianBlock
 from ..metrics.energy_drift import EnergyDrift
 
 
+def energy_tracer(model):
+    """What the functions below take in place of a model that is trained on.
+
+    They compile what they run of a model; of a tracer once for all calls.
+
+    Args:
+        model: a built language model of `HamiltonianBlock`s, or its tracer.
+
+    Returns:
+        The tracer, a `keras.Model`.
+
+    Raises:
+        TypeError: if a block is not a `HamiltonianBlock`.
+    """
+    if isinstance(model, _Traces):
+        return model
+    for block in model.blocks:
+        if not isinstance(block, HamiltonianBlock):
+            raise TypeError(
+                "`model` must have HamiltonianBlocks only. Received: "
+                f"{type(block).__name__}"
+            )
+    return _Traces(model)
+
+
 def energy_traces(model, tokens, batch_size=32):
     """Energies of every token along the steps of every block, no dropout.
 
     Args:
-        model: a built language model of `HamiltonianBlock`s.
+        model: a built language model of `HamiltonianBlock`s, or its
+            `energy_tracer`.
         tokens: int array `(n, N)`.
         batch_size: int, rows at a time. Defaults to `32`.
 
@@ -27,19 +53,14 @@ def energy_traces(model, tokens, batch_size=32):
         ValueError: if an id is out of range, or there is no token.
         TypeError: if a block is not a `HamiltonianBlock`.
     """
-    tokens = check_ids(tokens, model.vocabulary_size)
+    tracer = energy_tracer(model)
+    tokens = check_ids(tokens, tracer.model.vocabulary_size)
     if not tokens.size:
         raise ValueError(
             f"`tokens` must not be empty. Received: shape {tokens.shape}"
         )
-    for block in model.blocks:
-        if not isinstance(block, HamiltonianBlock):
-            raise TypeError(
-                "`model` must have HamiltonianBlocks only. Received: "
-                f"{type(block).__name__}"
-            )
-    columns = _Traces(model).predict(tokens, batch_size=batch_size, verbose=0)
-    steps = model.blocks[0].num_steps + 1
+    columns = tracer.predict(tokens, batch_size=batch_size, verbose=0)
+    steps = tracer.model.blocks[0].num_steps + 1
     kinetic, potential, kick, angle = np.split(
         columns, [steps, 2 * steps, 2 * steps + 1], axis=-1
     )
@@ -81,7 +102,8 @@ def evaluate_energies(model, tokens, batch_size=32, reference=None):
     """How well each block keeps its energy on text, with the controls.
 
     Args:
-        model: a built language model of `HamiltonianBlock`s.
+        model: a built language model of `HamiltonianBlock`s, or its
+            `energy_tracer`.
         tokens: int array `(n, N)`.
         batch_size: int, rows at a time. Defaults to `32`.
         reference: what this function returned for the same tokens at
@@ -94,14 +116,17 @@ def evaluate_energies(model, tokens, batch_size=32, reference=None):
         energies' variance over inputs that comes from V, so that a flat
         potential cannot pass; `kick`, the mean of `|p_S - p_0| / |p_0|`;
         `step_angle`, the largest `dt omega` of a token, which must stay below
-        2 for leapfrog to be stable.
+        2 for leapfrog to be stable; and the bool `collapsed`, whether
+        `spread_ratio` is below the block's `spread_floor`, or not finite
+        (`False` without a reference).
     """
-    kinetic, potential, kick, angle = energy_traces(model, tokens, batch_size)
+    tracer = energy_tracer(model)
+    kinetic, potential, kick, angle = energy_traces(tracer, tokens, batch_size)
     rows = []
     for block in range(kinetic.shape[1]):
         trace = kinetic[:, block] + potential[:, block]
         spread = reference and reference[block]["spread"]
-        metric = EnergyDrift(spread)
+        metric = EnergyDrift(spread, tracer.model.blocks[block].spread_floor)
         for part in np.array_split(trace, -(-len(trace) // batch_size)):
             metric.update_state(None, part)
         start, wells = (
@@ -115,6 +140,7 @@ def evaluate_energies(model, tokens, batch_size=32, reference=None):
                 "potential_share": covariance[0, 1] / covariance[1, 1],
                 "kick": float(kick[:, block].mean(dtype="float64")),
                 "step_angle": float(angle[:, block].max()),
+                "collapsed": bool(spread) and metric.collapsed,
             }
         )
     return rows

@@ -83,13 +83,13 @@ class EquilibriumClassifier(keras.Model):
         super().__init__(**{"dtype": "float32", **kwargs})
         check_integer("input_dim", input_dim, 1)
         check_integer("num_classes", num_classes, 2)
-        self.input_dim = input_dim
+        self.input_dim = int(input_dim)
         self.hidden_dims = check_units(hidden_dims, "hidden_dims")
-        self.num_classes = num_classes
+        self.num_classes = int(num_classes)
 
         # === Layers ===
         self.relaxation = EquilibriumPropagation(
-            HopfieldEnergy((*self.hidden_dims, num_classes), rho),
+            HopfieldEnergy((*self.hidden_dims, self.num_classes), rho),
             beta=beta,
             nudging=nudging,
             step_size=step_size,

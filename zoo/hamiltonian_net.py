@@ -1,6 +1,7 @@
 """A learned mechanical system whose roll-outs keep their energy."""
 
 import math
+import numbers
 
 import keras
 import numpy as np
@@ -107,6 +108,7 @@ class HamiltonianNet(MechanicalModel):
         super().__init__(
             dim, num_steps, step_size, num_controls, units, **kwargs
         )
+        check_integer("hidden_dim", hidden_dim, 1)
         check_integer("substeps", substeps, 1)
         check_steps(step_size, substeps, integrator)
         if potential is None:
@@ -125,11 +127,11 @@ class HamiltonianNet(MechanicalModel):
                 f"Received: friction={friction!r}"
             )
         self.potential = potential
-        self.hidden_dim = hidden_dim
-        self.mass = _check_mass(mass, dim)
+        self.hidden_dim = int(hidden_dim)
+        self.mass = _check_mass(mass, self.dim)
         self.friction = friction
         self.integrator = integrator
-        self.substeps = substeps
+        self.substeps = int(substeps)
 
     def build(self, input_shape=None):
         super().build(input_shape)
@@ -153,6 +155,7 @@ class HamiltonianNet(MechanicalModel):
     def masses(self):
         """Diagonal of M, a tensor `(n,)`, in units of `p t / q`."""
         if self.mass == "diagonal":
+            self.ensure_built()
             return ops.softplus(ops.convert_to_tensor(self.mass_parameter))
         return ops.convert_to_tensor(self.mass, self.compute_dtype)
 
@@ -160,6 +163,7 @@ class HamiltonianNet(MechanicalModel):
         """Diagonal of D, a tensor `(n,)`, in units of `1 / t`; or zeros."""
         if not self.friction:
             return ops.zeros((self.dim,), self.compute_dtype)
+        self.ensure_built()
         return ops.softplus(ops.convert_to_tensor(self.friction_parameter))
 
     def energy(self, q, p):
@@ -211,6 +215,10 @@ class HamiltonianNet(MechanicalModel):
 
         return step
 
+    def _constants(self):
+        config = getattr(self.potential, "get_config", dict)
+        return super()._constants(), config()
+
     def _landscape(self):
         if hasattr(self.potential, "freeze"):
             return self.potential.freeze()
@@ -244,14 +252,15 @@ def _check_mass(mass, dim):
     """`"diagonal"`, or a list of n positive floats."""
     if isinstance(mass, str) and mass == "diagonal":
         return mass
-    masses = None if isinstance(mass, str) else np.asarray(mass, "float64")
-    if (
-        masses is None
-        or masses.shape not in ((), (dim,))
-        or not (np.isfinite(masses) & (masses > 0)).all()
+    masses = np.asarray(mass, dtype=object)
+    if masses.shape not in ((), (dim,)) or not all(
+        isinstance(m, numbers.Real)
+        and not isinstance(m, bool)
+        and 0 < m < math.inf
+        for m in masses.flat
     ):
         raise ValueError(
             f"`mass` must be 'diagonal', or positive: a number or {dim} of "
             f"them. Received: mass={mass!r}"
         )
-    return np.broadcast_to(masses, (dim,)).tolist()
+    return np.broadcast_to(masses.astype("float64"), (dim,)).tolist()

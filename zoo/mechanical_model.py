@@ -5,8 +5,8 @@ import numpy as np
 from keras import ops
 
 from .._backend import compile_function
-from .._checks import check_integer, check_real
-from .mechanical_state import check_array, unpack
+from .._checks import check_finite, check_integer, check_real
+from .mechanical_state import check_array, check_inputs, unpack
 from .presets import Presets
 from .rollout_loop import rollout_loop
 
@@ -52,8 +52,31 @@ class MechanicalModel(Presets, keras.Model):
         Trajectory `(B, S + 1, 2 n)`, q beside p, the given state first.
 
     Raises:
-        ValueError: if an argument is out of its range, or the width of a
-            state odd or not that of the model.
+        ValueError: if an argument is out of its range, the width of a state odd
+            or not that of the model, or a NumPy array not finite.
+
+    Example:
+
+    ```python
+    from orrery.zoo.mechanical_model import MechanicalModel
+
+
+    class Free(MechanicalModel):
+        def derivatives(self, q, p):
+            return p, 0.0 * p
+
+        def stepper(self):
+            return lambda q, p, push, num_steps: [
+                (q + k * self.step_size * p, p) for k in range(num_steps + 1)
+            ]
+
+
+    trajectory = Free(1)((np.ones((5, 1)), np.ones((5, 1))))  # (5, 11, 2)
+    ```
+
+    Reference:
+        - [Chen et al., 2020](https://arxiv.org/abs/1909.13334), the loss
+          through an integrator.
     """
 
     def __init__(
@@ -74,17 +97,21 @@ class MechanicalModel(Presets, keras.Model):
         ):
             check_integer(name, value, least)
         check_real("step_size", step_size, "above 0", lambda size: size > 0)
-        unknown = set(units or ()) - set(UNITS)
-        if unknown or not all(0 < x < np.inf for x in (units or {}).values()):
+        if units is None:
+            units = {}
+        if not isinstance(units, dict) or not set(units) <= set(UNITS):
             raise ValueError(
-                "`units` must give positive numbers for some of "
-                f"{list(UNITS)}. Received: units={units}"
+                "`units` must be a dict of positive numbers for some of "
+                f"{list(UNITS)}. Received: units={units!r}"
             )
-        self.dim = dim
-        self.num_steps = num_steps
-        self.step_size = step_size
-        self.num_controls = num_controls
-        self.units = {**UNITS, **(units or {})}
+        for name, unit in units.items():
+            check_real(f"units[{name!r}]", unit, "above 0", lambda x: x > 0)
+        self.dim = int(dim)
+        self.num_steps = int(num_steps)
+        self.step_size = float(step_size)
+        self.num_controls = int(num_controls)
+        units = {name: float(unit) for name, unit in units.items()}
+        self.units = {**UNITS, **units}
 
     def build(self, input_shape=None):
         if self.num_controls:
@@ -98,6 +125,21 @@ class MechanicalModel(Presets, keras.Model):
         """Make the weights, unless there are some."""
         if not self.built:
             self.build()
+
+    def __call__(self, inputs, *args, **kwargs):
+        check_inputs(inputs)
+        return super().__call__(inputs, *args, **kwargs)
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.fit`; NumPy arrays must be finite.
+
+        Raises:
+            ValueError: names what is not finite, and where.
+        """
+        check_inputs(x)
+        if isinstance(y, np.ndarray):
+            check_finite("y", y)
+        return super().fit(x, y, *args, **kwargs)
 
     # === Trajectories ===
     def stepper(self):
@@ -141,7 +183,9 @@ class MechanicalModel(Presets, keras.Model):
         What rounding takes from q and p is remembered (`Compensated`), so that
         a long roll-out in float32 shows the integrator's drift, not its own.
         PyTorch runs the loop step by step; JAX and TensorFlow compile it for
-        every new `num_steps`, `save_every` and batch size.
+        every new `num_steps`, `save_every`, `step_size` and batch size, and for
+        a potential whose `get_config` changed; one without a `get_config` is
+        held as its first roll-out finds it.
 
         Args:
             q: NumPy array `(B, n)`, positions.
@@ -186,9 +230,10 @@ class MechanicalModel(Presets, keras.Model):
             raise ValueError("`controls` were given to a model without any.")
         # Not by `setattr`, which tracks what it is given as part of the model.
         loops = vars(self).setdefault("_rollout_loops", {})
-        key = int(num_steps), int(save_every)
+        counts = int(num_steps), int(save_every)
+        key = (*counts, repr(self._constants()))
         if key not in loops:
-            loop = rollout_loop(self.stepper, self._push, *key)
+            loop = rollout_loop(self.stepper, self._push, *counts)
             loops[key] = compile_function(loop, self.variables)
         tensors = [ops.convert_to_tensor(a, dtype) for a in arguments]
         path = map(ops.convert_to_numpy, loops[key](*tensors))
@@ -198,6 +243,10 @@ class MechanicalModel(Presets, keras.Model):
                 (q, p), path, (self.units["q"], self.units["p"]), strict=True
             )
         )
+
+    def _constants(self):
+        """What a compiled roll-out holds that is no weight, yet may change."""
+        return self.step_size
 
     def in_own_units(self, q, p):
         """Positions and momenta in `units`, tensors of tensors or arrays."""

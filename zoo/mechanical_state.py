@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from .._checks import check_finite
+
 
 def split_state(state):
     """Positions and momenta of states `(..., 2 n)`, tensors or arrays.
@@ -68,6 +70,22 @@ def unpack(inputs, dim, num_steps, num_controls):
     return q, p, controls
 
 
+def check_inputs(inputs):
+    """Raise unless NumPy arrays, in a form that `unpack` takes, are finite.
+
+    Raises:
+        ValueError: names the part that is not, and where.
+    """
+    parts = {"inputs": inputs}
+    if isinstance(inputs, dict):
+        parts = inputs
+    elif isinstance(inputs, (tuple, list)):
+        parts = dict(zip(("q", "p", "controls"), inputs, strict=False))
+    for name, part in parts.items():
+        if isinstance(part, np.ndarray):
+            check_finite(name, part)
+
+
 def check_array(name, array, shape, dtype):
     """The array in that dtype.
 
@@ -81,9 +99,5 @@ def check_array(name, array, shape, dtype):
             f"batch that of `q`. Received: {array.shape}"
         )
     array = array.astype(dtype)
-    if not np.isfinite(array).all():
-        wrong = tuple(map(int, np.argwhere(~np.isfinite(array))[0]))
-        raise ValueError(
-            f"`{name}` must be finite. Received: {array[wrong]} at {wrong}"
-        )
+    check_finite(name, array)
     return array

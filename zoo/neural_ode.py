@@ -50,22 +50,25 @@ class NeuralODE(RungeKuttaModel):
         self.layers_of_field = [
             # The kinks of the first layer where `TwoLayerPotential` has them.
             keras.layers.Dense(
-                hidden_dim,
+                self.hidden_dim,
                 activation="tanh",
-                kernel_initializer=normal(stddev=(2 * dim) ** -0.5),
+                kernel_initializer=normal(stddev=(2 * self.dim) ** -0.5),
                 bias_initializer=keras.initializers.RandomUniform(-2.0, 2.0),
                 name="hidden_1",
                 **dense,
             ),
             keras.layers.Dense(
-                hidden_dim,
+                self.hidden_dim,
                 activation="tanh",
                 kernel_initializer="orthogonal",
                 name="hidden_2",
                 **dense,
             ),
             keras.layers.Dense(
-                2 * dim, kernel_initializer="orthogonal", name="output", **dense
+                2 * self.dim,
+                kernel_initializer="orthogonal",
+                name="output",
+                **dense,
             ),
         ]
 

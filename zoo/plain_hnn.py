@@ -83,6 +83,7 @@ class PlainHNN(RungeKuttaModel):
     def energy(self, q, p):
         """H of states `(..., n)`, a tensor `(...)`, in the data's units."""
         unit = self.units
+        self.ensure_built()
         _, second = self._hidden(*self.in_own_units(q, p))
         scale = unit["q"] * unit["p"] / unit["t"]
         return scale * ops.matmul(second, self.output_kernel)[..., 0]

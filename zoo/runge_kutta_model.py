@@ -23,6 +23,23 @@ class RungeKuttaModel(MechanicalModel):
     Raises:
         ValueError: if `hidden_dim` is not a positive integer; see
             `MechanicalModel`.
+
+    Example:
+
+    ```python
+    from orrery.zoo.runge_kutta_model import RungeKuttaModel
+
+
+    class Spring(RungeKuttaModel):
+        def derivatives(self, q, p):
+            return p, -q
+
+
+    trajectory = Spring(1)((np.ones((5, 1)), np.zeros((5, 1))))  # (5, 11, 2)
+    ```
+
+    Reference:
+        - [Hairer, Norsett, Wanner, 1993](https://doi.org/10.1007/978-3-540-78862-1)
     """
 
     def __init__(self, dim, hidden_dim=64, *args, **kwargs):

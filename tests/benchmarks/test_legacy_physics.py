@@ -43,14 +43,18 @@ def test_verdicts(benchmark):
     assert rows[4]["published energy loss"] == 3.1889
     assert rows[3]["published lambda"] == ""
     verdicts = {
-        (row["compared"], row["seed"]): row for row in benchmark.judge(rows)
+        (row["compared"], row["seed"], row["epochs"]): row
+        for row in benchmark.judge(rows)
     }
+    early = "physics before its start - published"
     for key, largest, epoch, within, last in (
-        (("physics - published", 0), 10, 2, "yes", 5),
-        (("base - published", 0), 16, 2, "no", 8),
-        (("physics - published", 1), -18, 2, "no", -9),
-        (("physics - published", "mean of up to 2"), 5, 5, "yes", 5),
-        (("physics - base", 0), -6, 2, "", -3),
+        (("physics - published", 0, "1 to 10"), 10, 2, "yes", 5),
+        (("base - published", 0, "1 to 10"), 16, 2, "no", 8),
+        ((early, 1, "1 to 4"), -18, 2, "no", -9),
+        # Of the epochs that both have; the rest is of one seed.
+        ((early, "mean of 2", "1 to 4"), -4, 2, "yes", -2),
+        (("physics - published", 0, "5 to 10"), 5, 5, "yes", 5),
+        (("physics - base", 0, "1 to 10"), -6, 2, "", -3),
     ):
         row = verdicts.pop(key)
         assert row["largest_difference"] == pytest.approx(largest, abs=0.01)

@@ -220,6 +220,39 @@ def test_a_batch_that_is_not_finite_leaves_no_trace():
         assert np.isfinite(account.measures()["drift"])
 
 
+def test_the_ascent_goes_on_where_one_block_collapses(capsys):
+    """Its energies are all alike from a point on, and it has no drift."""
+    model = make()
+    fit(model, LagrangeMultiplier(rate=0.0), epochs=1)
+    assert "spread" not in capsys.readouterr().out
+    first, second = accounts(model)
+    second.first_spread.assign(1e6 * second.first_spread)
+    multiplier = LagrangeMultiplier(target=1e-4, rate=0.01)
+    history = fit(model, multiplier, epochs=2)
+    assert np.isnan(second.measures()["drift"])
+    drift = first.measures()["drift"]
+    assert history["energy_drift"][1] == pytest.approx(drift)
+    assert multiplier.multiplier > 0
+    assert history["energy_spread_ratio"][1] < 1e-5
+    said = capsys.readouterr().out
+    assert "block 1" not in said
+    for epoch in (1, 2):
+        assert said.count(f"Epoch {epoch}: the spread") == 1
+    assert "block 2: " in said and "floor 0.5" in said
+
+
+def test_a_block_that_measures_nothing_is_named(capsys):
+    model = make()
+    multiplier = LagrangeMultiplier(initial=1.0)
+    history = model.fit(
+        np.full_like(X, np.nan), X, verbose=0, callbacks=[multiplier]
+    ).history
+    assert np.isnan(history["energy_drift"][0])
+    assert np.isnan(history["energy_spread_ratio"][0])
+    assert multiplier.multiplier == 1.0
+    assert "block 1: nan" in capsys.readouterr().out
+
+
 def test_the_model_needs_an_account():
     with pytest.raises(TypeError, match="EnergyAccount"):
         fit(make(energy_tokens=0), LagrangeMultiplier(), epochs=1)

@@ -1,5 +1,6 @@
 """References are right: exact solutions, conserved energy, derivatives."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -249,6 +250,25 @@ def test_forward_euler_gains_energy():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         pendulum(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"mass": -1.0}, ValueError, "`mass`.*above 0.*mass=-1.0"),
+        ({"mass": 0.0}, ValueError, "`mass`"),
+        ({"mass": float("nan")}, ValueError, "`mass`"),
+        ({"mass": True}, ValueError, "`mass`"),
+        ({"dim": 0}, ValueError, "`dim`.*at least 1.*dim=0"),
+        ({"dim": 1.0}, ValueError, "`dim`"),
+        ({"force": None}, TypeError, "`force` must be a function.*None"),
+        ({"potential": 3}, TypeError, "`potential`"),
+        ({"draw": "ring"}, TypeError, "`draw`"),
+    ],
+)
+def test_bad_systems(change, error, message):
+    with pytest.raises(error, match=message):
+        dataclasses.replace(pendulum_system(), **change)
 
 
 def test_an_escape_is_an_error():

@@ -73,13 +73,14 @@ def test_energies_all_alike_have_no_drift_but_a_spread():
     assert float(account.losses[-1]) == pytest.approx(2.0 * 0.5**2)
 
 
-def test_a_trace_that_is_not_finite_is_left_out():
-    account = EnergyAccount()
+def test_a_trace_that_is_not_finite_is_left_out_of_the_sums():
+    account = EnergyAccount(weight=1.0)
     broken = TRACE.copy()
     broken[0, 0, 0] = np.nan
     account(ops.convert_to_tensor(broken))
     assert np.isnan(account.measures()["drift"])
     assert float(account.first_spread) == 0.0
+    assert np.isnan(float(account.losses[-1]))
     account(ops.convert_to_tensor(TRACE))
     before = account.measures()
     account(ops.convert_to_tensor(broken))

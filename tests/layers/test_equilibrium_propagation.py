@@ -1,5 +1,7 @@
 """Equilibrium propagation against the implicit gradient, in NumPy float64."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -399,6 +401,8 @@ def test_two_hidden_layers_agree_with_differences_of_the_cost(rho):
         (lambda: HopfieldEnergy(()), ValueError, "units"),
         (lambda: HopfieldEnergy((3, 0)), ValueError, "units"),
         (lambda: HopfieldEnergy(3), ValueError, "units"),
+        (lambda: HopfieldEnergy((True, 3)), ValueError, "units"),
+        (lambda: HopfieldEnergy((3.0,)), ValueError, "units"),
         (lambda: HopfieldEnergy((3,), rho="relu"), ValueError, "rho"),
         (lambda: EquilibriumPropagation(None), TypeError, "energy"),
         *(
@@ -417,6 +421,12 @@ def test_two_hidden_layers_agree_with_differences_of_the_cost(rho):
                 ("step_size", 2.0),
                 ("max_steps", 0),
                 ("tolerance", 0.0),
+                ("tolerance", float("inf")),
+                ("beta", None),
+                ("beta", "a"),
+                ("step_size", True),
+                ("max_steps", True),
+                ("max_steps", 5.0),
             )
         ),
     ],
@@ -424,6 +434,19 @@ def test_two_hidden_layers_agree_with_differences_of_the_cost(rho):
 def test_bad_arguments_are_named(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_numbers_of_numpy_make_a_plain_config():
+    energy = HopfieldEnergy((np.int64(4), 3))
+    layer = EquilibriumPropagation(
+        energy,
+        beta=np.float32(0.25),
+        step_size=np.float32(0.5),
+        max_steps=np.int64(5),
+        tolerance=np.float32(1e-5),
+    )
+    config = json.loads(json.dumps(layer.get_config()))
+    assert (config["beta"], config["max_steps"]) == (0.25, 5)
 
 
 def test_states_of_another_width_are_named():

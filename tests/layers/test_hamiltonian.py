@@ -1,5 +1,7 @@
 """The block: structure, causality, gradients, its account of energy."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from orrery.layers import (
     CausalSelfAttention,
     HamiltonianBlock,
     HarmonicPotential,
+    HenonHeilesPotential,
     MLPPotential,
     PendulumPotential,
     Potential,
@@ -242,11 +245,15 @@ def test_flipped_momenta_run_back():
 
 
 def test_a_hundred_steps_of_named_potentials_run_back():
-    for potential in (PendulumPotential(), HarmonicPotential(1.0, 0.1)):
+    for potential, x in (
+        (PendulumPotential(), X),
+        (HarmonicPotential(1.0, 0.1), X),
+        (HenonHeilesPotential(), 0.1 * X[..., :4]),  # below the escape
+    ):
         block = HamiltonianBlock(potential, num_steps=100, step_size=0.1)
-        block.build(X.shape)
-        back = block.inverse(block(X))
-        np.testing.assert_allclose(ops.convert_to_numpy(back), X, atol=1e-5)
+        block.build(x.shape)
+        back = block.inverse(block(x))
+        np.testing.assert_allclose(ops.convert_to_numpy(back), x, atol=1e-5)
 
 
 def test_harmonic_invariant_over_a_thousand_steps():
@@ -327,37 +334,102 @@ def test_the_context_is_dropped_in_training_alone():
     assert np.abs(noisy - quiet).max() > 0.01
 
 
-class Recomputed(keras.layers.Layer):
-    """The block with its activations computed again on the way back."""
+@couplings
+@pytest.mark.parametrize("return_energies", [False, True])
+def test_rematerialisation_changes_no_gradient(coupling, return_energies):
+    """In training, with the loss on energy and dropout."""
 
-    def __init__(self, block):
-        super().__init__()
-        self.block = block
-
-    def call(self, h):
-        return keras.remat(lambda h: self.block(h, training=False))(h)
-
-
-def test_rematerialisation_changes_no_gradient():
-    def gradients(wrap):
-        block = COUPLINGS["context"](energy_tokens=0)
+    def trained(rematerialize):
+        keras.utils.set_random_seed(0)
+        arguments = {} if coupling != "context" else {"dropout": 0.2}
+        block = COUPLINGS[coupling](
+            energy_tokens=6,
+            energy_weight=0.1,
+            rematerialize=rematerialize,
+            return_energies=return_energies,
+            **arguments,
+        )
         block.build(X.shape)
         rng = np.random.default_rng(2)
-        block.set_weights(
-            [rng.normal(size=w.shape, scale=0.3) for w in block.get_weights()]
-        )
+        for weight in block.trainable_weights:
+            weight.assign(rng.normal(size=weight.shape, scale=0.3))
         inputs = keras.Input(X.shape[1:])
-        model = keras.Model(inputs, wrap(block)(inputs))
-        model.compile(keras.optimizers.SGD(1.0), "mse")
+        outputs = block(inputs)
+        model = keras.Model(inputs, outputs)
+        targets = [np.zeros_like(X)]
+        if return_energies:
+            targets.append(np.zeros(outputs[1].shape[1:], "float32")[None])
+            targets[1] = np.repeat(targets[1], len(X), axis=0)
+        model.compile(keras.optimizers.SGD(1.0), ["mse"] * len(targets))
         weights = block.trainable_weights
         before = [ops.convert_to_numpy(w) for w in weights]
-        model.fit(X, np.zeros_like(X), verbose=0)
+        model.fit(X, targets, verbose=0)
         after = [ops.convert_to_numpy(w) for w in weights]
-        return [a - b for a, b in zip(after, before, strict=True)]
+        moved = [a - b for a, b in zip(after, before, strict=True)]
+        return moved, block.account.measures()
 
-    plain = gradients(lambda block: block)
-    for a, b in zip(plain, gradients(Recomputed), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+    (plain, energies), (again, others) = trained(False), trained(True)
+    assert any(np.abs(change).max() > 1e-3 for change in plain)
+    for a, b in zip(plain, again, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    assert energies == pytest.approx(others, rel=1e-5)
+    assert energies["drift"] > 0 and energies["contribution"] > 0
+
+
+@couplings
+def test_the_force_is_the_slope_of_the_energy(coupling):
+    block = COUPLINGS[coupling]()
+    block.build(X.shape)
+    context = block.context(ops.convert_to_tensor(X))
+    q, p = X[..., :4], X[..., 4:]
+    direction = RNG.normal(size=q.shape).astype("float32")
+    _, slope = ops.jvp(
+        lambda q: block.energy(q, p, context),
+        (ops.convert_to_tensor(q),),
+        (ops.convert_to_tensor(direction),),
+    )
+    force = ops.convert_to_numpy(block.force(q, context))
+    np.testing.assert_allclose(
+        -(force * direction).sum(-1), ops.convert_to_numpy(slope), 1e-4, 1e-5
+    )
+    if coupling != "none":
+        with pytest.raises(ValueError, match="`context` is needed"):
+            block.force(q)
+
+
+def test_numbers_of_numpy_make_a_plain_config():
+    block = HamiltonianBlock(
+        num_steps=np.int64(2),
+        step_size=np.float32(0.5),
+        dropout=np.float32(0.5),
+        energy_tokens=np.int64(4),
+        energy_weight=np.float32(1),
+        spread_floor=np.float32(0.5),
+    )
+    assert json.loads(json.dumps(block.get_config()))["num_steps"] == 2
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_one_state_without_its_batch_is_named(training):
+    with pytest.raises(ValueError, match=r"\(B, d\).*shape \(8,\)"):
+        HamiltonianBlock()(X[0, 0], training=training)
+
+
+def test_energies_are_float32_under_any_policy():
+    block = HamiltonianBlock(
+        MLPPotential(9),
+        CausalSelfAttention(2),
+        dtype="mixed_bfloat16",
+        return_energies=True,
+    )
+    out, trace = block(X, training=True)
+    context = block.context(ops.convert_to_tensor(X))
+    states = block.trajectory(ops.convert_to_tensor(X), context)
+    dtype = keras.backend.standardize_dtype
+    assert dtype(out.dtype) == dtype(context.dtype) == "bfloat16"
+    for tensor in (trace, *states[-1], *block.energies(states, context)):
+        assert dtype(tensor.dtype) == "float32"
+    assert dtype(block.account.losses[0].dtype) == "float32"
 
 
 def test_a_potential_of_ones_own_is_saved(tmp_path):

@@ -1,5 +1,7 @@
 """Every potential: its force, its energy, what it conserves."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -371,6 +373,18 @@ def test_pair_forces_sum_to_zero_and_outer_ones_do_not():
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_numbers_of_numpy_make_a_plain_config():
+    three = np.int64(3)
+    for potential in (
+        MLPPotential(three),
+        RadialPotential(three),
+        PairwisePotential(three, three),
+        AttentionPotential(three, three),
+    ):
+        config = json.loads(json.dumps(potential.get_config()))
+        assert type(potential).from_config(config).get_config() == config
 
 
 def test_an_unfinished_potential_says_so():

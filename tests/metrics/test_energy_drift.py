@@ -80,6 +80,13 @@ def test_collapse_raises_the_alarm_and_no_drift_does():
     assert collapsed.results()["spread_ratio"] < 0.5
 
 
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_energies_that_are_not_finite_raise_the_alarm(broken):
+    trace = TRACE.copy()
+    trace[0, 0, 0] = broken
+    assert seen(trace, reference_spread=1.0).collapsed
+
+
 def test_a_collapse_that_drifts_is_not_perfect():
     metric = seen(np.array([[1.0, 1.5], [1.0, 3.0]], "float32"))
     assert float(metric.result()) == metric.results()["drift"] == np.inf

@@ -73,6 +73,20 @@ def test_friction_is_a_damping():
     np.testing.assert_allclose(ours, same, rtol=0, atol=1e-6)
 
 
+def test_under_a_schedule_the_displacement_is_kept():
+    """And not the momentum, which would be rescaled with h."""
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.5, 10, 0.5)
+    found = path(SymplecticSGD(schedule, friction=0.3, half_start=False), 40)
+    x, displacement, expected = START, np.zeros(DIM), [START]
+    for step in range(40):
+        rate = 0.5 * 0.5 ** (step / 10)
+        damping = np.exp(-0.3 * np.sqrt(rate))
+        displacement = damping * displacement - rate * (HESSIAN @ x)
+        x = x + displacement
+        expected.append(x)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
 # === Structure without friction ===
 def pendulum_energy(step, time=20.0):
     """Largest error of the energy of a pendulum let go at q = 1."""

@@ -113,6 +113,36 @@ def test_leaves_everything_and_resumes(tmp_path, monkeypatch, stopped):
 
 
 @pytest.mark.parametrize(
+    ("residual", "rests"), [(1e-7, True), (1e-5, False), (np.nan, False)]
+)
+def test_the_report_says_what_is_not_at_rest(residual, rests, monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPE.parent))
+    report = importlib.import_module("_equilibrium_report")
+    numbers = ("beta", "learning_rate", "mlp_learning_rate", "tolerance")
+    names = ("dataset", "hidden_dims", "rho", "epochs", "batch_size", "seed")
+    names += ("backend", "unrolled_steps", "max_steps")
+    config = {
+        "arguments": {
+            **dict.fromkeys(names, 1),
+            **dict.fromkeys(numbers, 1e-6),
+        },
+        "examples": {"train": 1, "valid": 1, "test": 1},
+        "versions": {"command": ""},
+    }
+    test = {"accuracy": 1.0, "relaxation_steps": 1.0, "residual": residual}
+    metrics = {
+        "equilibrium": {
+            "parameters": 1,
+            "valid": {"accuracy": 1.0},
+            "test": test,
+            "seconds": 1.0,
+        }
+    }
+    text = report.report(config, metrics, [])
+    assert ("Not at rest" not in text) == rests
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--dataset", "mnist"], "--dataset"),

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 from orrery.zoo import HamiltonianLM
+from orrery.zoo.energy_measures import energy_tracer, evaluate_energies
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "hamiltonian_lm.py"
@@ -66,6 +67,7 @@ def run(tmp_path_factory):
 def test_leaves_everything_it_promises(run):
     names = ["config.json", "metrics.json", "report.md", "model.keras"]
     names += ["vocabulary.txt", *(f"{arm}/history.csv" for arm in ARMS)]
+    names += [f"{arm}/energies.csv" for arm in ARMS if arm != "base"]
     for name in names:
         assert (run / name).stat().st_size > 0, name
     metrics = json.loads((run / "metrics.json").read_text())
@@ -73,6 +75,7 @@ def test_leaves_everything_it_promises(run):
     for arm in ARMS:
         assert np.isfinite(metrics[arm]["test"]["perplexity"])
     assert "energies" not in metrics["base"]
+    assert not (run / "base" / "energies.csv").exists()
     for arm, blocks in (("physics", 2), ("euler", 2), ("autonomous", 1)):
         rows = metrics[arm]["energies"]["test"]
         assert len(rows) == blocks
@@ -95,9 +98,55 @@ def test_energy_is_kept_by_structure(run):
     assert drift["physics"] <= drift["unpenalised"]
 
 
+def energies(folder, arm):
+    with open(folder / arm / "energies.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_energies_of_every_epoch_and_block(run):
+    rows = energies(run, "physics")
+    epochs = len(history(run, "physics"))
+    assert [(row["epoch"], row["block"]) for row in rows] == [
+        (str(epoch), block) for epoch in range(epochs + 1) for block in "12"
+    ]
+    for row in rows:
+        for name in ("drift", "spread_ratio", "shuffled_ratio"):
+            assert float(row[name]) > 0
+    assert rows[0]["spread_ratio"] == "1.0" != rows[-1]["spread_ratio"]
+
+
+def test_measuring_energies_changes_no_training(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(RECIPE.parent))
+    kept = importlib.import_module("_energy_history").EnergyHistory
+    tokens = np.random.default_rng(0).integers(0, 20, (8, 9)).astype("int32")
+    batch = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:]}
+    path = tmp_path / "energies.csv"
+    # Of a run that was stopped before its first epoch was kept.
+    path.write_text("epoch,block,drift,spread_ratio,shuffled_ratio\n1,9,,,\n")
+    weights = []
+    for measured in (False, True):
+        keras.utils.set_random_seed(0)
+        model = HamiltonianLM(20, 8, 2, 2, hidden_dim=6, num_steps=2)
+        model.build()
+        model.compile("adam")
+        callbacks = [kept(path, energy_tracer(model), tokens, 4)] * measured
+        model.fit(batch, epochs=3, verbose=0, callbacks=callbacks)
+        weights.append(model.get_weights())
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    rows = energies(tmp_path, ".")
+    assert [(row["epoch"], row["block"]) for row in rows] == [
+        (str(epoch), block) for epoch in range(4) for block in "12"
+    ]
+    last = evaluate_energies(model, tokens, 4)
+    for row, expected in zip(rows[-2:], last, strict=True):
+        assert float(row["drift"]) == pytest.approx(expected["drift"], rel=1e-5)
+
+
 def test_draws_pictures(run):
     pytest.importorskip("matplotlib")
-    for name in ("curves", "drift", "energy_steps", "energy_depth"):
+    names = ["curves", "drift", "energies_by_epoch"]
+    for name in (*names, "energy_steps", "energy_depth"):
         picture = (run / f"{name}.png").read_bytes()
         assert picture.startswith(b"\x89PNG"), name
         assert f"{name}.png" in (run / "report.md").read_text()
@@ -121,6 +170,7 @@ def test_same_seed_gives_the_same_history_even_if_killed(run, tmp_path):
     assert not (tmp_path / "physics" / "history.csv").exists()
     recipe(*flags, "--resume")
     assert history(run, "physics") == history(tmp_path, "physics")
+    assert energies(run, "physics") == energies(tmp_path, "physics")
     one, two = (
         json.loads((folder / "metrics.json").read_text())["physics"]
         for folder in (run, tmp_path)
@@ -199,6 +249,12 @@ def test_collapse_fails_a_run(monkeypatch):
     assert complaint(104.0, 1.0, 0.5) == ""
     assert "0.20" in complaint(104.0, 1.0, 0.2)
     assert "flat" in complaint(102.0, 1.0, 0.5)
+    # What is not finite is no pass, whichever block it is.
+    for broken in (np.nan, np.inf):
+        for ratios in ((broken, 1.0), (1.0, broken), (broken, 0.1)):
+            assert "not finite" in complaint(104.0, *ratios)
+    assert "flat" in complaint(np.nan, 1.0, 0.5)
+    assert "not finite" in arms.collapse_complaint(np.nan, np.nan)
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,10 @@ def test_the_spread_is_compared_with_that_at_initialisation(model):
     first = evaluate_energies(model, TOKENS)
     again = evaluate_energies(model, TOKENS, reference=first)
     assert [row["spread_ratio"] for row in again] == [pytest.approx(1.0)] * 2
+    assert not any(row["collapsed"] for row in first + again)
+    first[1]["spread"] *= 2.1  # The floor is a half.
+    again = evaluate_energies(model, TOKENS, reference=first)
+    assert [row["collapsed"] for row in again] == [False, True]
 
 
 def test_ids_out_of_range_are_named(model):

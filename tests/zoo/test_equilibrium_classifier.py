@@ -91,7 +91,13 @@ def test_a_weight_of_zero_takes_an_example_out():
 
 @pytest.mark.parametrize("kind", [EquilibriumClassifier, UnrolledClassifier])
 def test_config(kind):
-    model = kind(5, (4, 3), 2, rho="hard_sigmoid", nudging="one_sided")
+    model = kind(
+        np.int64(5),
+        (np.int64(4), 3),
+        np.int64(2),
+        rho="hard_sigmoid",
+        nudging="one_sided",
+    )
     model.build()
     config = json.loads(json.dumps(model.get_config()))
     assert kind.from_config(config).get_config() == model.get_config()

@@ -160,6 +160,20 @@ def test_the_account_is_kept_in_training_alone():
     assert all(a.measures()["drift"] > 0 for a in accounts)
 
 
+def test_the_loss_is_float32_under_a_mixed_policy():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = make(energy_weight=1.0)
+        history = train(model, epochs=1)
+        loss = model({"tokens": TOKENS, "targets": TOKENS}, training=True)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert np.isfinite(history["loss"]).all()
+    dtype = keras.backend.standardize_dtype
+    assert {dtype(x.dtype) for x in (loss, *model.losses)} == {"float32"}
+    assert all(b.compute_dtype == "bfloat16" for b in model.blocks)
+
+
 def test_accounting_for_energy_changes_no_weight_at_lambda_zero():
     weights = []
     for energy_tokens in (0, 48):

@@ -301,9 +301,17 @@ def test_presets():
         ({"mass": "heavy"}, "`mass`.*'heavy'"),
         ({"integrator": "midpoint"}, "integrator.*'midpoint'"),
         ({"mass": np.array([1.0, np.nan])}, "`mass`.*positive"),
-        ({"units": {"q": 0.0}}, "`units`.*positive"),
-        ({"units": {"q": np.inf}}, "`units`.*positive"),
+        ({"units": {"q": 0.0}}, "`units.*above 0"),
+        ({"units": {"q": np.inf}}, "`units.*above 0"),
         ({"units": {"x": 1.0}}, "`units`"),
+        ({"units": ["q"]}, r"`units` must be a dict.*\['q'\]"),
+        ({"units": {"q": "a"}}, r"`units\['q'\]`.*'a'"),
+        ({"units": {"q": True}}, r"`units\['q'\]`.*True"),
+        ({"mass": True}, "`mass`.*True"),
+        ({"mass": None}, "`mass`.*None"),
+        ({"mass": [1.0, True]}, "`mass`.*True"),
+        ({"mass": [1.0, "a"]}, "`mass`.*'a'"),
+        ({"mass": [[1.0], [1.0, 2.0]]}, "`mass`"),
         ({"hidden_dim": 0}, "`hidden_dim`"),
         ({"friction": 0.3}, "`friction` must be True.*friction=0.3"),
     ],
@@ -331,6 +339,8 @@ def test_masses_as_an_array_and_measures_before_a_build():
         ops.convert_to_numpy(model.masses()), [1.0, 2.0]
     )
     assert model.energy(Q, P).shape == (5,)
+    assert HamiltonianNet(2).masses().shape == (2,)
+    assert HamiltonianNet(2, friction=True).frictions().shape == (2,)
     q, _ = HamiltonianNet(2).rollout(Q, P, 3)
     assert q.shape == (5, 4, 2)
 

@@ -32,6 +32,10 @@ def test_gradient_of_the_plain_hnn():
         np.testing.assert_allclose(found, slope, atol=1e-5)
 
 
+def test_energy_before_a_build():
+    assert PlainHNN(2, 8).energy(Q, P).shape == (5,)
+
+
 def test_runge_kutta_of_the_neural_ode():
     model = NeuralODE(2, 8, num_steps=1)
     model.build()

@@ -1,5 +1,7 @@
 """What all learned mechanical models share: inputs, control, saving."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -26,6 +28,27 @@ def model(request):
     model = MODELS[request.param](num_steps=2)
     model.build()
     return model
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Spring:
+    """A plain object with a constant."""
+
+    def __init__(self, stiffness):
+        self.stiffness = stiffness
+
+    def energy(self, q, context=None):
+        return 0.5 * self.stiffness * ops.sum(q * q, axis=-1)
+
+    def force(self, q, context=None):
+        return -self.stiffness * q
+
+    def get_config(self):
+        return {"stiffness": self.stiffness}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
 
 
 def numpy(tensor):
@@ -180,6 +203,77 @@ def test_bad_states():
     controlled = HamiltonianNet(2, hidden_dim=8, num_controls=1)
     with pytest.raises(ValueError, match="`controls`.*10, 1.*10, 0"):
         controlled((Q, P))
+
+
+BROKEN = np.where(np.eye(5, 2) == 1, np.nan, Q)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"q": Q, "p": BROKEN}, r"`p` must be finite.*nan at \(0, 0\)"),
+        ((BROKEN, P), "`q` must be finite"),
+        ((Q, P, np.full((5, 2, 1), np.inf)), "`controls` must be.*inf"),
+        (np.hstack([Q, BROKEN]), r"`inputs` must be finite.*\(0, 2\)"),
+    ],
+)
+def test_states_that_are_not_finite_are_named(inputs, message):
+    """Training on them would make every weight NaN, and say nothing."""
+    controlled = isinstance(inputs, tuple) and len(inputs) == 3
+    model = MODELS["hamiltonian"](num_steps=2, num_controls=int(controlled))
+    model.compile("adam", "mse")
+    truth = np.zeros((5, 3, 4), "float32")
+    for use in (model, lambda x: model.fit(x, truth, verbose=0)):
+        with pytest.raises(ValueError, match=message):
+            use(inputs)
+
+
+def test_trajectories_that_are_not_finite_are_named():
+    model = MODELS["hamiltonian"](num_steps=2)
+    model.compile("adam", "mse")
+    truth = np.zeros((5, 3, 4), "float32")
+    truth[1, 2, 3] = np.nan
+    with pytest.raises(ValueError, match=r"`y` must be finite.*\(1, 2, 3\)"):
+        model.fit({"q": Q, "p": P}, truth, verbose=0)
+
+
+def test_numbers_of_numpy_make_a_plain_config():
+    one = np.int64(1)
+    for model in (
+        HamiltonianNet(
+            one,
+            hidden_dim=np.int64(4),
+            substeps=one,
+            num_steps=np.int64(2),
+            step_size=np.float32(0.5),
+            num_controls=one,
+            units={"q": np.float32(2)},
+            mass=np.float32(2),
+        ),
+        PlainHNN(one, np.int64(4)),
+        NeuralODE(one, np.int64(4)),
+    ):
+        config = json.loads(json.dumps(model.get_config()))
+        assert type(model).from_config(config).get_config() == config
+
+
+def test_a_rollout_takes_the_step_and_the_potential_as_they_are():
+    """Its loop is compiled, and they are no weights."""
+    potential = Spring(1.0)
+    model = HamiltonianNet(2, potential, mass=1.0, step_size=0.1)
+    first = model.rollout(Q, P, 3)
+    potential.stiffness = 4.0
+    stiff = model.rollout(Q, P, 3)
+    model.step_size = 0.2
+    found = model.rollout(Q, P, 3)
+    for states, k, step_size in (
+        (first, 1.0, 0.1),
+        (stiff, 4.0, 0.1),
+        (found, 4.0, 0.2),
+    ):
+        fresh = HamiltonianNet(2, Spring(k), mass=1.0, step_size=step_size)
+        for x, y in zip(states, fresh.rollout(Q, P, 3), strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-6)
 
 
 @pytest.mark.parametrize(
