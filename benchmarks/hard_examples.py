@@ -17,11 +17,13 @@ windows, to the nearest epoch:
   `hard_seen` for the hard tokens of the text that was fitted; `head_only`
   trains no layer, only a norm and a head beside the exit's, for the hard ones.
 
-Test text is scored once, all tokens at full depth and half of them leaving at
-the exit; `hard` and `easy` are its halves by the confidence of the exit. The
-table has each run, and paired differences of log-perplexity to four layers
-with their 95 % t intervals. Written anew after every run, and a run that it
-holds is not made again.
+Arms are chosen among by validation text; test text is scored once, all tokens
+at full depth and half of them leaving at the exit of their own network. `easy`
+and `hard` are halves of it at full depth, the same for all arms of a seed: by
+the confidence of the first phase's two layers. Costs are over those of four
+layers. The table has each run, and paired differences of the logarithm of test
+perplexity to four layers with their 95 % t intervals. Written anew after every
+run, and a run that it holds is not made again.
 """
 
 import math
@@ -64,6 +66,8 @@ def main(argv=None):
     add("--seeds", type=int, default=3, help="2 or more, from 0")
     add("--arms", nargs="+", choices=ARMS, default=ARMS)
     arguments = _command_line.parse(flags, argv)
+    if arguments.batch_size != flags.get_default("batch_size"):
+        flags.error(f"--batch-size has no effect: a step has {WINDOWS} windows")
     if arguments.seed:
         flags.error("--seed has no effect: seeds count from 0; see --seeds")
     if arguments.seeds < 2:
@@ -81,6 +85,9 @@ def run(arguments):
 
     text = pathlib.Path(arguments.dataset).stem
     root = arguments.out or pathlib.Path(f"runs/hard_examples-{text}")
+    # What a first phase depends on: no other run may take it for its own.
+    root /= "_".join(str(getattr(arguments, name)) for name in SETTINGS)
+    root = root.with_name(root.name + ("-smoke" if arguments.smoke else ""))
     path = results_file(
         f"hard_examples_{text}_{arguments.tokens}",
         ["keras", arguments.backend],
@@ -95,21 +102,29 @@ def run(arguments):
     settings = {name: getattr(arguments, name) for name in SETTINGS}
     rows = [r for r in finished_rows(path, settings) if not r["interval_95"]]
     for seed in range(arguments.seeds):
+        easy = None
         for arm in arguments.arms:
             if (arm, str(seed)) in {(r["arm"], str(r["seed"])) for r in rows}:
                 continue
             print(f"=== seed {seed}, {arm} ===", flush=True)
-            train = one_phase if arm in ONE_PHASE else two_phases
-            model, steps = train(
-                arm, seed, parts, architecture, arguments, root
-            )
+            lower = first_phase(seed, parts, architecture, arguments, root)
+            if easy is None:
+                easy = easier_half(extended(lower, seed, architecture), parts)
+            if arm in ONE_PHASE:
+                model, steps = one_phase(
+                    arm, seed, parts, architecture, arguments
+                )
+            else:
+                model, steps = two_phases(
+                    arm, lower, seed, parts, architecture, arguments
+                )
             rows.append(
                 {
                     "arm": arm,
                     "seed": seed,
                     **settings,
                     "steps": steps,
-                    **measure(model, parts),
+                    **measure(model, parts, easy),
                     "difference": "",
                     "interval_95": "",
                 }
@@ -137,15 +152,18 @@ def texts(arguments):
         "mine": ids[first:last],
         "both": ids[:last],
         "threshold": ids[last:],
+        "valid": data.splits["valid"],
         "test": data.splits["test"],
     }
     parts = {name: blocks(part, LENGTH, size) for name, part in parts.items()}
     if arguments.smoke:
-        parts["test"] = tuple(part[:64] for part in parts["test"])
+        for split in ("valid", "test"):
+            parts[split] = tuple(part[:64] for part in parts[split])
+    parts["unknown_id"] = data.vocabulary.unknown_id
     return parts, size
 
 
-def one_phase(arm, seed, parts, architecture, arguments, root):
+def one_phase(arm, seed, parts, architecture, arguments):
     import keras
     from orrery.zoo import EarlyExitLM
 
@@ -168,11 +186,10 @@ def fit(model, part, epochs, seed, arguments):
     return steps
 
 
-def two_phases(arm, seed, parts, architecture, arguments, root):
+def two_phases(arm, lower, seed, parts, architecture, arguments):
     from orrery.optimizers import adamw_cosine
     from orrery.zoo.ashem import create_hard_example_loader, train_upper_layers
 
-    lower = first_phase(seed, parts, architecture, arguments, root)
     model = extended(lower, seed, architecture)
     examples = examples_of(arm, model, parts, seed)
     hard = float(examples["weights"].sum(axis=1).mean())
@@ -273,38 +290,62 @@ def head_alone(model):
         layer.trainable = False
 
 
-def measure(model, parts):
-    """Test text, at full depth and with half of the tokens leaving."""
+def easier_half(model, parts):
+    """Of the test tokens, by the confidence of the exit, bool `(n, N)`."""
     import numpy as np
     from orrery.zoo.exit_measures import measure_exits
 
-    x, y = parts["test"]
-    if not model.routers:
+    known = measure_exits(model, *parts["threshold"], WINDOWS)["confidence"]
+    found = measure_exits(model, *parts["test"], WINDOWS)["confidence"]
+    return found[..., 0] >= np.median(known)
+
+
+def measure(model, parts, easy):
+    """Validation and test text, at full depth and with half leaving."""
+    import numpy as np
+    from orrery.zoo.exit_measures import measure_exits
+
+    def losses(split):
+        """Of every exit, `(n, N, E)`, and the first one's confidence."""
+        x, y = parts[split]
+        if model.routers:
+            found = measure_exits(model, x, y, WINDOWS)
+            return found["loss"].astype("float64"), found["confidence"][..., 0]
         inputs = {"tokens": x, "targets": y}
         full = model.predict(inputs, batch_size=WINDOWS, verbose=0)
-        full, left, cost = full.astype("float64"), np.zeros(x.shape, bool), {}
-        routed = full
-    else:
-        known = measure_exits(model, *parts["threshold"], WINDOWS)
-        measured = measure_exits(model, x, y, WINDOWS)
-        level = float(np.median(known["confidence"]))
-        left = measured["confidence"][..., 0] >= level
-        shallow, full = measured["loss"].astype("float64").transpose(2, 0, 1)
-        routed = np.where(left, shallow, full)
-        cost = model.compute_cost([left.mean()], "defer")
+        return full[..., None].astype("float64"), np.zeros(x.shape)
 
     def perplexity(part):
-        return math.exp(part.mean()) if part.size else ""
+        return math.exp(part.mean())
 
+    level = np.inf
+    if model.routers:
+        level = np.median(losses("threshold")[1])
+    found, confidence = losses("test")
+    full, left = found[..., -1], confidence >= level
+    routed = np.where(left, found[..., 0], full)
+    layer = 4 * model.dim**2 + 3 * model.dim * model.hidden_dim
+    head = model.vocabulary_size * model.dim
+    depth = model.num_layers
+    if model.routers:
+        depth = float(np.where(left, model.blocks[0], depth).mean())
     return {
         "parameters": sum(math.prod(w.shape) for w in of_the_model(model)),
+        "valid_perplexity": perplexity(losses("valid")[0][..., -1]),
         "test_perplexity": perplexity(full),
-        "routed_perplexity": perplexity(routed),
+        "test_without_unknown": perplexity(
+            full[parts["test"][1] != parts["unknown_id"]]
+        ),
+        "easy_perplexity": perplexity(full[easy]),
+        "hard_perplexity": perplexity(full[~easy]),
         "leave": float(left.mean()),
-        "easy_perplexity": perplexity(routed[left]),
-        "hard_perplexity": perplexity(routed[~left]),
-        "layers_only": cost.get("layers_only", 1.0),
-        "macs_with_head": cost.get("macs_with_head", 1.0),
+        "routed_perplexity": perplexity(routed),
+        "layers_only": depth / 4,
+        # Whoever reaches the exit needs its head, to be confident or not.
+        "macs_with_head": (
+            depth * layer + head * (1 + bool(model.routers) * (~left).mean())
+        )
+        / (4 * layer + head),
     }
 
 

@@ -1,5 +1,6 @@
 """Thresholds with a promise: how much leaving early may cost, at most."""
 
+import functools
 import math
 
 import numpy as np
@@ -30,6 +31,12 @@ def window_losses(confidences, losses, thresholds):
     return np.stack(
         [np.where(confidences >= t, losses, 0).mean(1) for t in thresholds]
     )
+
+
+def fixed_thresholds(count):
+    """`1 - (k / (count - 1))^2`, k = 0, 1, ...: the denser, the nearer to 1."""
+    check_integer("thresholds", count, 2)
+    return 1 - np.linspace(0, 1, count) ** 2
 
 
 def hoeffding_bentkus(losses, alpha):
@@ -114,14 +121,16 @@ def calibrate_threshold(
             nothing is promised.
         bound: of `"ltt"`: `"hb"` (Hoeffding and Bentkus), `"wsr"` (betting,
             tighter where losses vary little). Defaults to `"hb"`.
-        thresholds: int, how many are tried, at quantiles of the confidences;
-            or the array of them. Defaults to `200`.
+        thresholds: int, how many are tried, see `fixed_thresholds`; or an
+            array of them that was chosen without a look at these confidences,
+            for the promise is for levels that were there before. Defaults to
+            `200`.
         kind: what the losses are. Defaults to `"disagree"`.
 
     Returns:
-        A dict: `threshold`, or `None` where none passes; `feasible`, whether
-        one does; `alpha`, `delta`, `n`, `exit_rate`, `empirical_risk` and
-        `p_value` at the threshold.
+        A dict: `threshold`, or `None` where none passes at which anybody
+        leaves; `feasible`, whether one does; `alpha`, `delta`, `n`,
+        `exit_rate`, `empirical_risk` and `p_value` at the threshold.
 
     Raises:
         ValueError: if an argument is out of its range, or if n windows without
@@ -162,8 +171,7 @@ def calibrate_threshold(
     if kind == "disagree":
         _require_enough(n, alpha, delta, method)
     if isinstance(thresholds, int):
-        check_integer("thresholds", thresholds, 1)
-        thresholds = np.quantile(confidences, np.linspace(0, 1, thresholds))
+        thresholds = fixed_thresholds(thresholds)
     found, risk, p_value = None, np.zeros(n), None
     for level in np.unique(thresholds)[::-1]:
         means = of_windows(level)
@@ -180,7 +188,8 @@ def calibrate_threshold(
             passes = p <= delta
         if not passes:
             break
-        found, risk, p_value = float(level), means, p
+        if (confidences >= level).any():
+            found, risk, p_value = float(level), means, p
     delta = delta if method == "ltt" else None
     return _result(found, confidences, risk, alpha, delta, p_value)
 
@@ -199,7 +208,7 @@ def risk_resampling(
     Args:
         confidences: as those of `calibrate_threshold`, which is run on one
             part of the windows, drawn anew each time; the rest judges it.
-        losses: likewise.
+        losses: likewise; a function is asked once for each threshold.
         alpha: float, the largest risk.
         resamples: int, how many draws. Defaults to `100`.
         fraction: float in (0, 1), the part to calibrate on. Defaults to `0.5`.
@@ -211,7 +220,14 @@ def risk_resampling(
         and `exit_rate` on the other windows, 0 without a threshold.
     """
     confidences = np.asarray(confidences, "float64")
-    losses = np.asarray(losses, "float64")
+    under = losses
+    if not callable(losses):
+        losses = np.asarray(losses, "float64")
+
+        def under(level):
+            return np.where(confidences >= level, losses, 0.0)
+
+    under = functools.lru_cache(None)(under)
     check_real("fraction", fraction, "between 0 and 1", lambda f: 0 < f < 1)
     check_integer("resamples", resamples, 1)
     random = np.random.default_rng(seed)
@@ -222,13 +238,15 @@ def risk_resampling(
         order = random.permutation(n)
         inside, outside = order[:size], order[size:]
         level = calibrate_threshold(
-            confidences[inside], losses[inside], alpha, **options
+            confidences[inside],
+            lambda level, inside=inside: under(float(level))[inside],
+            alpha,
+            **options,
         )["threshold"]
-        others = confidences[outside]
         means = np.zeros(len(outside))
         if level is not None:
-            means = window_losses(others, losses[outside], [level])[0]
-        kept = _result(level, others, means, alpha)
+            means = np.mean(under(level)[outside], axis=1)
+        kept = _result(level, confidences[outside], means, alpha)
         rows.append(
             (
                 math.nan if level is None else level,

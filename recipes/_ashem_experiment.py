@@ -7,7 +7,6 @@ from _ashem_published import PHASE1, PHASE2, RESULTS, THRESHOLD, VOCABULARY
 from _command_line import default_folder, open_folder, versions, write_json
 from orrery.datasets.stdlib import read_stdlib
 from orrery.datasets.wikitext2 import read_wikitext2
-from orrery.metrics import exit_compute_cost
 from orrery.zoo.ashem_configs import ASHEMConfig
 from orrery.zoo.legacy.ashem_protocol import (
     LegacyExperiment,
@@ -64,15 +63,7 @@ def run(arguments):
         "phase1": details["phase1_history"],
         "phase2": details["phase2_history"],
         "hard_share": results["num_hard_examples"] / valid_tokens(experiment),
-        "costs": exit_compute_cost(
-            model.vocabulary_size,
-            model.dim,
-            model.hidden_dim,
-            model.blocks,
-            [results["shallow_ratio"]],
-            "max_prob",
-            "defer",
-        ),
+        "costs": model.published_costs(results["shallow_ratio"]),
         "versions": versions(),
     }
     write_json(folder / "metrics.json", measured)
@@ -177,9 +168,11 @@ def report(measured, pictures):
         f"| tokens that are hard | {measured['hard_share']:.2%} | 50.00% |",
         "",
         "Cost over full depth: layers only, as published, "
-        f"{costs['layers_only']:.1%}; with the head, if layers were skipped, "
-        f"{costs['macs_with_head']:.1%}; as the network runs, both paths, "
-        f"{costs['macs_executed']:.1%}.",
+        f"{costs['layers_only']:.1%}; with heads, if layers were skipped, "
+        f"{costs['skipped']:.1%}; as the original ran, all layers and three "
+        f"heads, {costs['executed']:.1%}. If every token left at the exit and "
+        "its confidence were free, the network would be "
+        f"{costs['ceiling']:.3f} times as fast.",
         "",
         "| phase | epoch | train | valid | hard | published valid |",
         "|---|---|---|---|---|---|",

@@ -43,8 +43,10 @@ def train_arm(model, data, blocks, folder, settings, resume):
     history = train(
         model, data, folder, settings, [NonFiniteGuard("disable")], resume
     )
+    blocks_of_all = settings["architecture"]["blocks"]
     return {
         **count_weights(model),
+        "cost": cost_over_full_depth(model, sum(blocks_of_all)),
         "seconds": sum(history["seconds"]),
         "seconds_per_epoch": float(np.median(history["seconds"])),
         **{
@@ -52,6 +54,15 @@ def train_arm(model, data, blocks, folder, settings, resume):
             for split in ("valid", "test")
         },
     }
+
+
+def cost_over_full_depth(model, depth):
+    """Multiply-accumulates of a network, over those of `depth` layers."""
+    dim, heads = model.dim, model.num_key_value_heads or model.num_heads
+    keys = dim // model.num_heads * heads
+    layer = dim * (2 * dim + 2 * keys + 3 * (model.hidden_dim or 4 * dim))
+    head = model.vocabulary_size * dim
+    return (model.num_layers * layer + head) / (depth * layer + head)
 
 
 def score(model, block, batch_size):

@@ -4,9 +4,10 @@ import math
 import time
 
 import numpy as np
+from _training import token_losses
 from orrery.metrics import risk_resampling
 from orrery.zoo.exit_decoding import ExitDecoder
-from orrery.zoo.exit_fitting import calibrate
+from orrery.zoo.exit_fitting import calibrate, routed_losses
 from orrery.zoo.exit_measures import measure_exits, measure_route
 from orrery.zoo.generation import generate
 from orrery.zoo.self_speculation import speculate
@@ -16,7 +17,7 @@ from orrery.zoo.step_scores import score_steps
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 # What the threshold of choice may cost: one per cent of the perplexity.
 ALLOWED = math.log(1.01)
-ALPHAS, DELTA, THRESHOLDS = (0.02, 0.05, 0.1), 0.02, 25
+ALPHAS, DELTA, THRESHOLDS = (0.01, 0.02, 0.05, 0.1), 0.02, 50
 # Windows that calibrate, or show a curve; the chosen threshold has them all.
 WINDOWS = 1_000
 BINS = 20
@@ -40,7 +41,7 @@ def measure(models, blocks, arguments):
     yield "thresholds", {"rows": rows, "chosen": chosen}
     yield "risks", risks(model, calibration, test, size)
     yield "exits", exits(model, test, size)
-    yield "curve", curve(model, rows, test, size)
+    yield "curve", curve(models, rows, test, size)
     yield "chosen", routed(model, chosen, blocks["test"], size)
     yield "paragraph", paragraph(model, chosen, test[0])
     yield "speeds", speeds(models, rows, chosen, test[0], arguments.smoke)
@@ -76,26 +77,22 @@ def risks(model, calibration, test, batch_size):
     ]
     if not alphas:
         return []
+    losses = routed_losses(model, *calibration, batch_size=batch_size)
     table = calibrate(
         model,
         *calibration,
         alphas=alphas,
         delta=DELTA,
         thresholds=THRESHOLDS,
-        batch_size=batch_size,
+        losses=losses,
     )
-    measured = measure_exits(model, *calibration, batch_size)
     choice = measure_exits(model, *test, batch_size)["choice"]
-    differs = measured["choice"][..., 0] != measured["choice"][..., -1]
     rows = []
     for row in table:
         model.set_risk(row["alpha"])
         out = measure_route(model, *test, batch_size=batch_size)
         drawn = risk_resampling(
-            measured["confidence"][..., 0],
-            differs.astype("float32"),
-            row["alpha"],
-            delta=DELTA,
+            *losses, row["alpha"], delta=DELTA, thresholds=THRESHOLDS
         )
         rows.append(
             {
@@ -104,6 +101,7 @@ def risks(model, calibration, test, batch_size):
                 "test_exit_rate": float((out["exit"] == 0).mean()),
                 "kept_in_resamples": int((drawn["risk"] <= row["alpha"]).sum()),
                 "resampled_exit_rate": float(drawn["exit_rate"].mean()),
+                "resamples_without": int(np.isnan(drawn["threshold"]).sum()),
             }
         )
     model.set_threshold(None)
@@ -130,8 +128,9 @@ def exits(model, block, batch_size):
     }
 
 
-def curve(model, rows, block, batch_size):
-    """Loss and cost at each threshold, under both policies."""
+def curve(models, rows, block, batch_size):
+    """Loss and cost at each threshold, under both policies; the other arms."""
+    model = models["exits"]
     measured = measure_exits(model, *block, batch_size)
     full = float(measured["loss"][..., -1].mean(dtype="float64"))
     results = []
@@ -153,7 +152,19 @@ def curve(model, rows, block, batch_size):
             }
         )
     model.set_threshold(None)
-    return {"windows": len(block[0]), "full": full, "rows": results}
+    return {
+        "windows": len(block[0]),
+        "full": full,
+        "nobody_leaves": model.compute_cost([0.0])["macs_with_head"],
+        "rows": results,
+        "arms": {
+            arm: math.exp(
+                token_losses(other, *block, batch_size).mean(dtype="float64")
+            )
+            for arm, other in models.items()
+            if arm != "exits"
+        },
+    }
 
 
 def routed(model, level, block, batch_size):

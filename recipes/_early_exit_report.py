@@ -24,12 +24,12 @@ def write_report(folder):
     if importlib.util.find_spec("matplotlib") is None:
         print("No pictures: pip install 'orrery[plot]' draws them.")
     else:
-        pictures = _draw(folder, config, metrics)
+        pictures = _draw(folder, metrics)
     text = _text(config, metrics, pictures)
     (folder / "report.md").write_text(text, encoding="utf-8")
 
 
-def _draw(folder, config, metrics):
+def _draw(folder, metrics):
     from matplotlib.figure import Figure
 
     pictures = []
@@ -40,7 +40,7 @@ def _draw(folder, config, metrics):
 
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     cost, speed = figure.subplots(1, 2)
-    _draw_cost(cost, config, metrics)
+    _draw_cost(cost, metrics)
     _draw_speed(speed, metrics)
     save(figure, "pareto.png")
     figure = Figure(figsize=(12, 4), layout="constrained")
@@ -53,26 +53,27 @@ def _draw(folder, config, metrics):
     return pictures
 
 
-def _draw_cost(axes, config, metrics):
-    """Test perplexity over multiply-accumulates, heads counted."""
+def _draw_cost(axes, metrics):
+    """Perplexity of some test windows over multiply-accumulates, with heads."""
     rows, full = metrics["curve"]["rows"], math.exp(metrics["curve"]["full"])
     for policy, label in (
         ("propagate", "keys from the exit (propagate)"),
         ("defer", "keys filled in later (defer)"),
     ):
         axes.plot(
-            [1, *(row[policy]["macs_with_head"] for row in rows)],
+            [
+                metrics["curve"]["nobody_leaves"],
+                *(row[policy]["macs_with_head"] for row in rows),
+            ],
             [full, *(row[policy]["perplexity"] for row in rows)],
             marker=".",
             color=COLORS[policy],
             label=label,
         )
-    blocks = config["architecture"]["blocks"]
-    costs = {"full": 1.0, "shallow": blocks[0] / sum(blocks)}
-    for arm in metrics["arms"].keys() & costs:
+    for arm, perplexity in metrics["curve"]["arms"].items():
         axes.plot(
-            costs[arm],
-            metrics["arms"][arm]["test"]["perplexity"],
+            metrics["arms"][arm]["cost"],
+            perplexity,
             marker="*",
             markersize=12,
             linestyle="",
@@ -257,7 +258,8 @@ def _leaving(metrics, words):
         "run, and multiply-accumulates with heads, over those of full depth. "
         "With `propagate` the deeper layers see a byte that has left as it "
         "was at its exit, with `defer` as if it had gone on. Thresholds are "
-        "those at which a tenth, two tenths... of the calibration text leave.",
+        "those at which a tenth, two tenths... of the calibration text leave; "
+        f"{metrics['curve']['windows']:,} windows of test text, spread evenly.",
         "",
         "| leave | propagate, byte | word | layers | MACs | defer, byte | word "
         "| MACs |",
@@ -334,17 +336,18 @@ def _risks(risks):
         "",
         "How often a byte that comes out is not the likeliest of the whole "
         "network: the limit; the threshold calibrated for it (Learn then "
-        "Test), who leaves, the risk there and on test text; and in how many "
-        "of 100 redrawn halves of the calibration text the limit held on the "
-        "other half (of `defer`).",
+        "Test), who leaves, the risk there and on test text; in how many of "
+        "100 redrawn halves of the calibration text the limit held on the "
+        "other half, in how many no threshold was found, which counts as "
+        "held, and the mean share that leaves.",
         "",
     ]
     if not risks:
         return [*lines, "Too little calibration text for any limit."]
     lines += [
         "| limit | threshold | leave | risk | leave, test | risk, test | held "
-        "| leave there |",
-        "|---|---|---|---|---|---|---|---|",
+        "| none found | leave |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in risks:
         level = row["threshold"]
@@ -357,6 +360,7 @@ def _risks(risks):
                 f"{row['test_exit_rate']:.1%}",
                 f"{row['test_risk']:.4f}",
                 f"{row['kept_in_resamples']}",
+                f"{row['resamples_without']}",
                 f"{row['resampled_exit_rate']:.1%}",
             )
         )

@@ -129,7 +129,8 @@ def risks(rows):
             "leave, test": short(row["test_exit_rate"], 4),
             "risk, test": short(row["test_risk"], 5),
             "held of 100": row["kept_in_resamples"],
-            "leave there": short(row["resampled_exit_rate"], 4),
+            "none found": row["resamples_without"],
+            "leave of these": short(row["resampled_exit_rate"], 4),
         }
 
 

@@ -70,6 +70,7 @@ def calibrate(
     policy="propagate",
     thresholds=50,
     batch_size=32,
+    losses=None,
     **options,
 ):
     """Thresholds for several risks, kept in the model for `set_risk`.
@@ -87,8 +88,10 @@ def calibrate(
         delta: float, see `calibrate_threshold`. Defaults to `0.02`.
         kind: `"disagree"` or `"excess_nll"`. Defaults to `"disagree"`.
         policy: `"propagate"`, or `"both"` for the decoder's `"defer"`.
-        thresholds: int, how many are tried. Defaults to `50`.
+        thresholds: see `calibrate_threshold`. Defaults to `50`.
         batch_size: int. Defaults to `32`.
+        losses: what `routed_losses` returns for the same arguments, if that
+            is there.
         **options: further arguments of `calibrate_threshold`.
 
     Returns:
@@ -99,40 +102,21 @@ def calibrate(
             "`model` must have two blocks, for one threshold. Received: "
             f"blocks={model.blocks}"
         )
-    measured = measure_exits(model, tokens, targets, batch_size)
-    confidence = measured["confidence"][..., 0]
-    full, choice = (measured[key][..., -1] for key in ("loss", "choice"))
-    levels = np.quantile(confidence, np.linspace(0, 1, thresholds))
-    before, known = model.thresholds, {}
-
-    def losses(level):
-        if level not in known:
-            model.set_threshold(min(float(level), 1.0))
-            routed = measure_route(
-                model, tokens, targets, policy, batch_size=batch_size
-            )
-            known[level] = (
-                (routed["choice"] != choice).astype("float32")
-                if kind == "disagree"
-                else routed["loss"] - full
-            )
-        return known[level]
-
-    try:
-        table = [
-            calibrate_threshold(
-                confidence,
-                losses,
-                alpha,
-                delta,
-                kind=kind,
-                thresholds=levels,
-                **options,
-            )
-            for alpha in alphas
-        ]
-    finally:
-        model.set_threshold(before)
+    confidence, under = losses or routed_losses(
+        model, tokens, targets, kind, policy, batch_size
+    )
+    table = [
+        calibrate_threshold(
+            confidence,
+            under,
+            alpha,
+            delta,
+            kind=kind,
+            thresholds=thresholds,
+            **options,
+        )
+        for alpha in alphas
+    ]
     model.risks = {
         "kind": kind,
         "policy": policy,
@@ -140,6 +124,48 @@ def calibrate(
         "table": table,
     }
     return table
+
+
+def routed_losses(
+    model, tokens, targets, kind="disagree", policy="propagate", batch_size=32
+):
+    """What leaving costs every token, for any threshold.
+
+    Args:
+        model: see `calibrate`, as the other arguments.
+        tokens: int array `(n, N)`.
+        targets: int array `(n, N)`.
+        kind: `"disagree"` or `"excess_nll"`.
+        policy: `"propagate"` or `"both"`.
+        batch_size: int.
+
+    Returns:
+        The confidences `(n, N)`, and a function from a threshold to the losses
+        `(n, N)`: arguments of `calibrate_threshold` and `risk_resampling`. The
+        network runs once for each set of tokens that leave.
+    """
+    measured = measure_exits(model, tokens, targets, batch_size)
+    confidence = measured["confidence"][..., 0]
+    full, choice = (measured[key][..., -1] for key in ("loss", "choice"))
+    known = {0: np.zeros(full.shape, "float32")}
+
+    def under(level):
+        leaving = int((confidence >= level).sum())
+        if leaving not in known:
+            before = model.thresholds
+            model.set_threshold(min(float(level), 1.0))
+            routed = measure_route(
+                model, tokens, targets, policy, batch_size=batch_size
+            )
+            model.set_threshold(before)
+            known[leaving] = (
+                (routed["choice"] != choice).astype("float32")
+                if kind == "disagree"
+                else routed["loss"] - full
+            )
+        return known[leaving]
+
+    return confidence, under
 
 
 class _Examples(EpochOrder):

@@ -22,7 +22,7 @@ def measure_exits(model, tokens, targets, batch_size=32):
         `KL(p_L || p_e)` in nats.
     """
     inputs = {"tokens": tokens, "targets": targets}
-    exits = _Exits(model)
+    exits = _kept(model, _Exits)
     return exits.predict(inputs, batch_size=batch_size, verbose=0)
 
 
@@ -46,7 +46,7 @@ def measure_route(
         `choice`, int32, the likeliest token.
     """
     inputs = {"tokens": tokens, "targets": targets}
-    route = _Route(model, policy, capacity)
+    route = _kept(model, _Route, policy, capacity)
     return route.predict(inputs, batch_size=batch_size, verbose=0)
 
 
@@ -55,6 +55,16 @@ def log_probability(logits, targets):
     logits = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
     targets = ops.cast(targets, "int32")
     return ops.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+
+
+def _kept(model, kind, *options):
+    """Of a kind and its options one, kept: a new one would compile anew."""
+    # Not by `setattr`, which tracks what it is given as part of the model.
+    kept = vars(model).setdefault("_measures", {})
+    key = kind, *options
+    if key not in kept:
+        kept[key] = kind(model, *options)
+    return kept[key]
 
 
 class _Exits(keras.Model):

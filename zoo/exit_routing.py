@@ -78,7 +78,10 @@ class ExitRoutingModel(LanguageModel):
         router = self.routers[exit]
         if logits is None and router.confidence in ("max_prob", "margin"):
             logits = self.exit_logits(hidden, exit)
-        return router.measure(self.exit_norms[exit](hidden), logits, previous)
+        seen = hidden
+        if router.confidence == "learned":
+            seen = self.exit_norms[exit](hidden)
+        return router.measure(seen, logits, previous)
 
     def set_risk(self, alpha):
         """Take the threshold that was calibrated for a risk.

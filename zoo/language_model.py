@@ -10,6 +10,7 @@ from .presets import Presets
 # What a model keeps of what was compiled for it.
 COMPILED = (
     "_generation_loops",
+    "_measures",
     "_prediction",
     "_score_loops",
     "_speculation_loops",

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import keras
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -13,6 +14,8 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_code_of(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # What a page sets is put back, for the tests after it.
+    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
     names = {}
     for block in BLOCK.findall(page.read_text(encoding="utf-8")):
         exec(block, names)

@@ -135,6 +135,19 @@ def test_equals_the_formulas(head):
     np.testing.assert_allclose(deep, states[-1], atol=1e-5)
 
 
+def test_similarity_is_that_of_the_states():
+    """Whatever scale the norm of the exit has learned."""
+    model = small(blocks=(2, 1), confidence="state_similarity")
+    scale = RANDOM.uniform(0.2, 2.0, model.dim).astype("float32")
+    model.exit_norms[0].scale.assign(scale)
+    states = reference_states(model, TOKENS)
+    before, after = states[1], states[2]
+    cosine = (before * after).sum(-1)
+    cosine /= np.linalg.norm(before, axis=-1) * np.linalg.norm(after, axis=-1)
+    found = numpy(model.forward_train(TOKENS))["confidence"]
+    np.testing.assert_allclose(found, (1 + cosine) / 2, atol=1e-5)
+
+
 def test_loss_is_what_the_docstring_says():
     model = small(distillation=0.5, temperature=3.0, exit_weight=0.25)
     states = reference_states(model, TOKENS)

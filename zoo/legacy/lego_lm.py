@@ -209,6 +209,30 @@ class LegoLM(ExitRoutingModel):
         layers = self.token_embedding, *self.decoder_layers, self.head
         return sum(layer.count_params() for layer in layers)
 
+    def published_costs(self, shallow_ratio):
+        """Multiply-accumulates over full depth, four ways (fault 8).
+
+        Args:
+            shallow_ratio: float, the share of tokens that leave at the exit.
+
+        Returns:
+            A dict: `layers_only`, what was published; `skipped`, with heads, if
+            layers were skipped; `executed`, what the original ran, all layers
+            and the head three times, for both logits and the confidence;
+            `ceiling`, full depth over the lower layers and a head.
+        """
+        self.require_exit("published_costs")
+        cost = self.compute_cost([shallow_ratio], "selected")
+        head = self.vocabulary_size * self.dim
+        layer = 4 * self.dim**2 + 3 * self.dim * self.hidden_dim
+        full = self.num_layers * layer + head
+        return {
+            "layers_only": cost["layers_only"],
+            "skipped": cost["macs_with_head"],
+            "executed": (full + 2 * head) / full,
+            "ceiling": full / (self.exit_layer * layer + head),
+        }
+
     def extend(
         self, num_new_layers, threshold=None, freeze=True, initialise=None
     ):

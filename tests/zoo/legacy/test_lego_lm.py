@@ -326,3 +326,13 @@ def test_backends_agree(tmp_path):
     assert differences["routed"].absolute < 1e-5
     trained = [d for name, d in differences.items() if "weight" in name]
     assert max(d.absolute for d in trained) < 1e-5
+
+
+def test_costs_of_the_original():
+    """64.82 % published; 126.0 %, 288.9 % and 1.028 by the same sizes."""
+    model = LegoLM()
+    costs = model.published_costs(0.7036)
+    assert costs["layers_only"] == pytest.approx(0.6482, abs=5e-5)
+    assert costs["skipped"] == pytest.approx(1.260, abs=5e-4)
+    assert costs["executed"] == pytest.approx(2.889, abs=5e-4)
+    assert costs["ceiling"] == pytest.approx(1.028, abs=5e-4)
