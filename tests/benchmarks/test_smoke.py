@@ -342,6 +342,21 @@ def test_hard_examples(smoke, tmp_path):
     assert len(rows) == len(runs) + 2
 
 
+def test_leak_or_context(smoke, tmp_path):
+    flags = (*SMOKE, "--dataset", "stdlib", "--out", tmp_path / "runs")
+    rows = smoke("leak_or_context", *flags)
+    cells = [row for row in rows if not row["interval_95"]]
+    assert len(cells) == 2 * 3 * 2
+    assert len({row["steps"] for row in cells}) == 1
+    for row in cells:
+        numbers(row, "valid", "test", "valid_best", "test_best", "leave")
+    found = {row["mined"]: row for row in rows if row["interval_95"]}
+    for score in ("valid", "test"):
+        both = float(found["leak"][score]) + float(found["context"][score])
+        total = float(found["leak + context"][score])
+        assert both == pytest.approx(total, abs=1e-4)
+
+
 def test_early_exit(smoke, tmp_path):
     model = EarlyExitLM(256, dim=16, blocks=(1, 1), num_heads=2, threshold=0.0)
     model.build()
