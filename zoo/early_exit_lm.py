@@ -92,6 +92,8 @@ class EarlyExitLM(ExitRoutingModel):
     """
 
     presets = PRESETS
+    # How many tokens of a prompt `generate` may read at a time.
+    tokens_per_read = 8
 
     def __init__(
         self,

@@ -28,9 +28,9 @@ class ExitDecoder:
         policy: what the deeper layers later see of a token that has left.
             `"propagate"`: keys and values of the state at its exit.
             `"defer"`: what they would have seen. The states at the first exit
-            are kept, and the next time that a row goes on, the last `window`
-            tokens go on with it, in one pass. A window of tokens that all have
-            left forces a pass. Exact: the outputs are those of
+            wait, and the next time that a row goes on they go with it, in one
+            pass, of a power of two of tokens or `window`. A window of tokens
+            that all have left forces a pass. Exact: the outputs are those of
             `route(tokens, "both")`. Two blocks only.
         capacity: float in (0, 1] or `None`; for `"propagate"`.
         window: int, for `"defer"`. Defaults to `8`.
@@ -38,6 +38,9 @@ class ExitDecoder:
     Raises:
         ValueError: if an argument is out of its range.
     """
+
+    # How many tokens of a prompt `generate` may read at a time.
+    tokens_per_read = 8
 
     def __init__(self, model, policy="propagate", capacity=None, window=8):
         if policy not in POLICIES:
@@ -203,34 +206,73 @@ class ExitDecoder:
         )
 
     def _defer(self, h, gone, logits, state, index):
-        model, first = self.model, self.model.blocks[0]
-        hidden = ops.slice_update(state["hidden"], (0, index, 0), h)
-        state = {**state, "hidden": hidden, "waiting": state["waiting"] + 1}
-        length = min(self.window, hidden.shape[1])
-        start = ops.maximum(index - length + 1, 0)
+        """The token waits, or goes on with all that wait.
 
-        def fill():
-            caches = list(state["caches"])
-            shape = (hidden.shape[0], length, model.dim)
-            deep = ops.slice(hidden, (0, start, 0), shape)
-            for depth in range(first, len(caches)):
-                deep, caches[depth] = model.decoder_layers[depth].step(
-                    deep, caches[depth], start
+        In a pass of 1, 2, 4, ... tokens or the window, whichever holds them.
+        """
+        first, hidden = self.model.blocks[0], state["hidden"]
+        hidden = ops.slice_update(hidden, (0, index, 0), h)
+        waiting = state["waiting"] + 1
+        longest = min(self.window, hidden.shape[1])
+        lengths = [2**k for k in range(longest.bit_length()) if 2**k < longest]
+        lengths.append(longest)
+        caches = state["caches"][first:]
+        # Where anything can be written.
+        region = ops.maximum(index - longest + 1, 0)
+
+        def held():
+            return [
+                tuple(
+                    ops.slice(
+                        part,
+                        (0, region, 0),
+                        (part.shape[0], longest, part.shape[2]),
+                    )
+                    for part in cache
                 )
-            shape = (hidden.shape[0], 1, model.dim)
-            deep = ops.slice(deep, (0, index - start, 0), shape)
-            return (
-                _keep(gone, logits, model.exit_logits(deep, -1)),
-                {
-                    **state,
-                    "caches": tuple(caches),
-                    "exit": ops.where(gone, 0, 1),
-                    "waiting": ops.zeros_like(state["waiting"]),
-                },
-            )
+                for cache in caches
+            ]
 
-        waits = ops.logical_and(ops.all(gone), state["waiting"] < length)
-        return ops.cond(waits, lambda: (logits, state), fill)
+        def fill(length):
+            start = ops.maximum(index - length + 1, 0)
+            batch, _, dim = hidden.shape
+            deep = ops.slice(hidden, (0, start, 0), (batch, length, dim))
+            written = []
+            for (_, layer), cache, old in zip(
+                self._layers(1), caches, held(), strict=True
+            ):
+                deep, entry = layer.look(deep, cache, start)
+                written.append(
+                    tuple(
+                        ops.slice_update(part, (0, start - region, 0), new)
+                        for part, new in zip(old, entry, strict=True)
+                    )
+                )
+            deep = ops.slice(deep, (0, index - start, 0), (batch, 1, dim))
+            out = _keep(gone, logits, self.model.exit_logits(deep, -1))
+            left = ops.where(gone, state["exit"], 1)
+            return out, left, ops.zeros_like(waiting), written
+
+        goes_on = ops.logical_or(ops.any(~gone), waiting >= longest)
+        choice = 1 + sum(
+            ops.cast(waiting > length, "int32") for length in lengths[:-1]
+        )
+        out, left, waiting, written = ops.switch(
+            ops.where(goes_on, choice, 0),
+            [
+                lambda: (logits, state["exit"], waiting, held()),
+                *(lambda length=length: fill(length) for length in lengths),
+            ],
+        )
+        caches = list(state["caches"])
+        for (depth, layer), entry in zip(self._layers(1), written, strict=True):
+            caches[depth] = layer.mixer.write(caches[depth], entry, region)
+        return out, {
+            "caches": tuple(caches),
+            "exit": left,
+            "hidden": hidden,
+            "waiting": waiting,
+        }
 
 
 def _keep(gone, old, new):

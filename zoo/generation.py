@@ -36,7 +36,8 @@ def generate(
     Args:
         model: a built language model with the methods `initial_state` and
             `step` and the attribute `vocabulary_size`, V: a `KoopmanLM`. If it
-            has a method `read`, that takes `step`'s place in the prompts.
+            has a method `read`, that takes `step`'s place in the prompts; if
+            an attribute `tokens_per_read`, it is given that many at a time.
         prompt: what to continue: a string or a sequence of token ids in
             `[0, V)`; or, for a batch, a sequence of strings or of sequences of
             ids. None may be empty.
@@ -154,24 +155,20 @@ def _compiled_loop(model, kind, sampler, stop_tokens, forbidden):
 def _generation_loop(model, sampler, stop_tokens, forbidden):
     is_forbidden = np.isin(np.arange(model.vocabulary_size), forbidden)
 
-    def step(ids, state, index, reads=False):
-        token = ops.slice(ids, (0, index), (ids.shape[0], 1))
-        run = getattr(model, "read", model.step) if reads else model.step
-        return run(token, state, index)
-
     def next_logits(ids, state, index):
-        logits, state = step(ids, state, index - 1)
+        token = ops.slice(ids, (0, index - 1), (ids.shape[0], 1))
+        logits, state = model.step(token, state, index - 1)
         logits = ops.cast(logits[:, 0], "float32")
         return ops.where(is_forbidden, -1e9, logits), None, state
 
     def loop(ids, is_given, start):
-        # Up to the end of the shortest prompt nothing is sampled. No use is
-        # made of the logits there, so a compiler drops the head.
-        state = ops.fori_loop(
-            0,
-            start - 1,
-            lambda index, state: step(ids, state, index, reads=True)[1],
+        # Up to the end of the shortest prompt nothing is sampled.
+        state = read_prompt(
+            model,
+            getattr(model, "read", model.step),
+            ids,
             model.initial_state(*ids.shape),
+            start - 1,
         )
         return sampler(
             next_logits,
@@ -184,6 +181,29 @@ def _generation_loop(model, sampler, stop_tokens, forbidden):
         )
 
     return loop
+
+
+def read_prompt(model, read, ids, state, length):
+    """The state after the first `length` of the ids `(B, N)`, a tensor.
+
+    As many at a time as the model takes (`tokens_per_read`), the rest one by
+    one. No use is made of the logits, so a compiler drops the head.
+    """
+    size = getattr(model, "tokens_per_read", 1)
+
+    def reader(count):
+        def body(place, state):
+            index = place * count
+            tokens = ops.slice(ids, (0, index), (ids.shape[0], count))
+            return read(tokens, state, index)[1]
+
+        return body
+
+    whole = 0
+    if size > 1 and ids.shape[1] >= size:
+        state = ops.fori_loop(0, length // size, reader(size), state)
+        whole = length // size * size
+    return ops.fori_loop(whole, length, reader(1), state)
 
 
 def _sampler(sampler, temperature, top_k, top_p, seed, vocabulary_size):

@@ -6,6 +6,7 @@ from keras import ops
 
 from .._backend import compile_function
 from .._checks import check_integer, check_real
+from .generation import read_prompt
 from .prompts import check_tokens, read_prompts
 
 
@@ -134,16 +135,11 @@ class _Speculation:
         self.is_forbidden = np.isin(np.arange(model.vocabulary_size), forbidden)
 
     def __call__(self, ids, length, chance):
-        model, batch = self.model, ids.shape[0]
+        model = self.model
         last = ids.shape[1] - self.draft_length - 1
 
-        def read(index, caches):
-            token = ops.slice(ids, (0, index), (batch, 1))
-            return model.step(token, caches, index)[1]
-
-        caches = ops.fori_loop(
-            0, length - 1, read, model.initial_state(*ids.shape)
-        )
+        start = model.initial_state(*ids.shape)
+        caches = read_prompt(model, model.step, ids, start, length - 1)
         zero = ops.zeros((), "int32")
         ids, _, _, passes, kept, seen = ops.while_loop(
             lambda ids, length, *_: length < last,

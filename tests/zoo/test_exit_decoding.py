@@ -80,7 +80,9 @@ def test_propagation_step_by_step(confidence, rows, blocks):
     np.testing.assert_allclose(logits, whole["logits"], atol=1e-5)
 
 
-@pytest.mark.parametrize("rows, window", [(1, 3), (1, 50), (3, 1), (3, 3)])
+@pytest.mark.parametrize(
+    "rows, window", [(1, 3), (1, 8), (1, 50), (3, 1), (3, 3)]
+)
 def test_deferring_is_exact(rows, window):
     tokens = TOKENS[:rows]
     model = small()
@@ -179,17 +181,17 @@ def test_generation_goes_through_the_exits(options):
     model = small()
     half_leave(model)
     decoder = ExitDecoder(model, **options)
-    prompts = TOKENS[:2, :3]
-    texts = generate(decoder, prompts, 9, sampler="greedy", forbidden=())
-    state = decoder.initial_state(2, 9)
-    ids = np.zeros((2, 9), "int32")
-    ids[:, :3] = prompts
+    prompts = TOKENS[:, :11]  # Ten to be read: eight at a time, then two.
+    texts = generate(decoder, prompts, 17, sampler="greedy", forbidden=())
+    state = decoder.initial_state(8, 17)
+    ids = np.zeros((8, 17), "int32")
+    ids[:, :11] = prompts
     exits = set()
-    for t in range(8):
+    for t in range(16):
         token = ops.convert_to_tensor(ids[:, t : t + 1])
-        step = decoder.read if t < 2 else decoder.step
+        step = decoder.read if t < 10 else decoder.step
         z, state = step(token, state, t)
-        if t >= 2:
+        if t >= 10:
             ids[:, t + 1] = numpy(z)[:, 0].argmax(-1)
             exits |= set(numpy(state["exit"]).tolist())
     assert exits == {0, 1}
