@@ -124,11 +124,7 @@ def divided(data):
 
 def preset_of(arguments):
     """The arguments of `EarlyExitLM` that `--preset` names."""
-    presets = {
-        name: preset
-        for name, preset in EarlyExitLM.presets.items()
-        if preset["vocabulary_size"] == 256
-    }
+    presets = EarlyExitLM.presets
     if arguments.preset not in presets:
         raise SystemExit(
             f"--preset must be one of {sorted(presets)}; got "

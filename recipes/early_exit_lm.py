@@ -38,7 +38,7 @@ def command_line(argv=None):
     )
     text, wikitext2 = DEFAULTS["stdlib"], DEFAULTS["wikitext2"]
     for name, kind, what in (
-        ("preset", str, "of EarlyExitLM, one of bytes"),
+        ("preset", str, "of EarlyExitLM"),
         ("epochs", int, "passes over the data"),
     ):
         add(

@@ -10,6 +10,7 @@ from ..layers.early_exit import EarlyExitRouter
 from ..layers.language_head import LanguageHead
 from ..layers.mixture_of_experts import MixtureOfExperts
 from .early_exit_lm_presets import PRESETS
+from .exit_measures import divergence
 from .exit_routing import ExitRoutingModel
 
 HEADS = ("tied", "shared", "separate")
@@ -259,7 +260,7 @@ class EarlyExitLM(ExitRoutingModel):
             scaled = weight * self._warmed_up() * self.exit_weight
             for index, state in enumerate(states):
                 self.leave(state, index, targets, scaled, training=True)
-        if self.distillation:
+        if self.distillation and states:
             teacher = self.exit_logits(last, -1)
             for index, state in enumerate(states):
                 self._distil(teacher, self.exit_logits(state, index), weight)
@@ -271,15 +272,12 @@ class EarlyExitLM(ExitRoutingModel):
         return ops.minimum(steps / max(1, self.exit_warmup), 1.0)
 
     def _distil(self, teacher, student, weight):
-        teacher, student = (
-            ops.log_softmax(ops.cast(z, "float32") / self.temperature)
-            for z in (ops.stop_gradient(teacher), student)
+        cost = divergence(
+            ops.stop_gradient(teacher) / self.temperature,
+            student / self.temperature,
         )
-        divergence = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
         self.add_loss(
-            self.distillation
-            * self.temperature**2
-            * ops.mean(weight * divergence)
+            self.distillation * self.temperature**2 * ops.mean(weight * cost)
         )
 
     # === Streaming ===

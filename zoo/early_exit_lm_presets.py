@@ -17,13 +17,4 @@ PRESETS = {
         "num_key_value_heads": 1,
         "distillation": 0.5,
     },
-    # The original's width and depth, over words: 2 layers, then 2 more.
-    "early_exit_lm_words": {
-        "vocabulary_size": 30_000,
-        "dim": 64,
-        "blocks": (2, 2),
-        "num_heads": 4,
-        "hidden_dim": 256,
-        "head": "separate",
-    },
 }

@@ -7,7 +7,7 @@ from keras import ops
 from .._checks import check_integer, check_real
 from ..datasets.epoch_order import EpochOrder
 from ..metrics.risk_control import calibrate_threshold
-from .exit_measures import measure_exits, measure_route
+from .exit_measures import divergence, measure_exits, measure_route
 
 
 def fit_exit_heads(
@@ -46,9 +46,9 @@ def fit_exit_heads(
     check_real("learning_rate", learning_rate, "above 0", lambda r: r > 0)
     costs = []
     for exit, router in enumerate(model.routers):
-        states, divergence = _examples(model, tokens, exit, batch_size)
+        states, cost = _examples(model, tokens, exit, batch_size)
         rows = batch_size * tokens.shape[1]
-        batches = _Examples(states, divergence, rows, seed)
+        batches = _Examples(states, cost, rows, seed)
         head = keras.Sequential(
             [keras.Input((model.dim,)), *router.exit_head], name="exit_head"
         )
@@ -169,24 +169,24 @@ def routed_losses(
 
 
 class _Examples(EpochOrder):
-    """States and divergences, in an order of (seed, epoch) alone."""
+    """States and what leaving costs, in an order of (seed, epoch) alone."""
 
-    def __init__(self, states, divergence, batch_size, seed):
-        self.states, self.divergence = states, divergence
+    def __init__(self, states, cost, batch_size, seed):
+        self.states, self.cost = states, cost
         super().__init__(len(states), batch_size, True, seed, 0)
 
     def __getitem__(self, index):
         rows, genuine = self.rows(index)
         weight = np.zeros(len(rows), "float32")
         weight[:genuine] = 1.0
-        return self.states[rows], self.divergence[rows], weight
+        return self.states[rows], self.cost[rows], weight
 
 
 def _examples(model, tokens, exit, batch_size):
     examples = _States(model, exit)
     out = examples.predict(tokens, batch_size=batch_size, verbose=0)
-    states, divergence = out[..., :-1], out[..., -1:]
-    return states.reshape(-1, model.dim), divergence.reshape(-1, 1)
+    states, cost = out[..., :-1], out[..., -1:]
+    return states.reshape(-1, model.dim), cost.reshape(-1, 1)
 
 
 class _States(keras.Model):
@@ -200,13 +200,9 @@ class _States(keras.Model):
     def call(self, tokens):
         states = self.model.exit_states(tokens)
         h = states[self.exit][0]
-        mine, last = (
-            ops.log_softmax(ops.cast(z, "float32"))
-            for z in (
-                self.model.exit_logits(h, self.exit),
-                self.model.exit_logits(states[-1][0], -1),
-            )
+        cost = divergence(
+            self.model.exit_logits(states[-1][0], -1),
+            self.model.exit_logits(h, self.exit),
         )
-        divergence = ops.sum(ops.exp(last) * (last - mine), axis=-1)
         seen = ops.cast(self.model.exit_norms[self.exit](h), "float32")
-        return ops.concatenate([seen, divergence[..., None]], axis=-1)
+        return ops.concatenate([seen, cost[..., None]], axis=-1)

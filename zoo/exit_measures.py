@@ -67,6 +67,15 @@ def _kept(model, kind, *options):
     return kept[key]
 
 
+def divergence(teacher, student):
+    """`KL(teacher || student)` `(B, N)` in nats, of logits `(B, N, V)`."""
+    p, q = (
+        ops.log_softmax(ops.cast(z, "float32"), axis=-1)
+        for z in (teacher, student)
+    )
+    return ops.sum(ops.exp(p) * (p - q), axis=-1)
+
+
 class _Exits(keras.Model):
     def __init__(self, model):
         super().__init__(name="exits")
@@ -81,19 +90,17 @@ class _Exits(keras.Model):
         ]
         loss = [-log_probability(z, targets) for z in logits]
         choice = [ops.argmax(z, axis=-1) for z in logits]
-        confidence, divergence = [], []
-        last = ops.log_softmax(ops.cast(logits[-1], "float32"))
+        confidence, cost = [], []
         for exit, (h, previous) in enumerate(states[:-1]):
-            z = ops.log_softmax(ops.cast(logits[exit], "float32"))
             confidence.append(
                 self.model.compute_confidence(h, previous, exit, logits[exit])
             )
-            divergence.append(ops.sum(ops.exp(last) * (last - z), axis=-1))
+            cost.append(divergence(logits[-1], logits[exit]))
         return {
             "loss": ops.stack(loss, axis=-1),
             "choice": ops.cast(ops.stack(choice, axis=-1), "int32"),
             "confidence": ops.stack(confidence, axis=-1),
-            "divergence": ops.stack(divergence, axis=-1),
+            "divergence": ops.stack(cost, axis=-1),
         }
 
 

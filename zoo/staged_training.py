@@ -59,6 +59,7 @@ class StagedTraining(keras.Model):
             weight = ops.ones_like(targets, dtype="float32")
         weight = ops.cast(weight, "float32")
         h, nll = self.model.token_embedding(tokens), None
+        h = self.model.embedding_dropout(h, training=training)
         highest = max(i for i, w in enumerate(self.layer_weights, 1) if w)
         for depth in range(1, highest + 1):
             h = self.model.decoder_layers[depth - 1](h)

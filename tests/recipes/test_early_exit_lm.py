@@ -218,7 +218,7 @@ def test_a_text_too_short_to_divide(tmp_path, stopped):
     ("flags", "message"),
     [
         (["--dataset", "no_such_data"], "no_such_data"),
-        (["--preset", "early_exit_lm_words"], "early_exit_lm_small"),
+        (["--preset", "no_such_preset"], "early_exit_lm_small"),
         (["--epochs", "0"], "--epochs"),
         (["--learning-rate", "0"], "--learning-rate"),
         (["--arms", "full"], "must have exits"),

@@ -127,6 +127,7 @@ class LegoLM(ExitRoutingModel):
             for i in range(len(self.blocks))
         ]
         self.exit_dropout = keras.layers.Identity(**policy)
+        self.embedding_dropout = keras.layers.Identity(**policy)
 
         # === Config ===
         self.vocabulary_size = vocabulary_size
