@@ -1,9 +1,14 @@
 """What the exits of a language model know, token by token, on a text."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 from keras import ops
 
-from .exit_routing import ExitRoutingModel
+if TYPE_CHECKING:
+    from .exit_routing import ExitRoutingModel
 
 
 def measure_exits(model, tokens, targets, batch_size=32):

@@ -1,14 +1,19 @@
 """Who leaves at which exit of a language model, for whole texts at once."""
 
 import itertools
-import math
 
 import keras
 from keras import ops
 
 from .._checks import check_integer, check_real
-from ..layers.early_exit import gather_tokens, least_confident, scatter_tokens
+from ..layers.early_exit import (
+    gather_tokens,
+    least_confident,
+    part_of,
+    scatter_tokens,
+)
 from ..metrics.compute_cost import exit_compute_cost
+from .exit_measures import measure_route
 from .language_model import LanguageModel
 
 POLICIES = ("both", "propagate", "rows", "capacity")
@@ -76,7 +81,7 @@ class ExitRoutingModel(LanguageModel):
             logits: float tensor `(B, N, V)`, the exit's, if they are there.
         """
         router = self.routers[exit]
-        if logits is None and router.confidence in ("max_prob", "margin"):
+        if logits is None and router.needs_logits:
             logits = self.exit_logits(hidden, exit)
         seen = hidden
         if router.confidence == "learned":
@@ -233,10 +238,9 @@ class ExitRoutingModel(LanguageModel):
             leaves = self.routers[exit].leaves(measured)
             if policy == "rows":
                 # Who has left is more confident than any who has not.
-                among = ops.transpose(ops.where(gone, 2.0, measured))
-                count = math.ceil(capacity * tokens.shape[0])
-                goes_on = least_confident(among, count)[2]
-                leaves = ops.logical_not(ops.transpose(goes_on))
+                among = ops.where(gone, 2.0, measured)
+                rank = ops.argsort(ops.argsort(among, axis=0), axis=0)
+                leaves = rank >= part_of(ops.shape(tokens)[0], capacity)
             gone = ops.logical_or(gone, leaves)
         return {"logits": logits, "exit": left, "confidence": confidence}
 
@@ -245,7 +249,7 @@ class ExitRoutingModel(LanguageModel):
         previous, h = h, self.decoder_layers[self.blocks[0] - 1](h)
         shallow = self.exit_logits(h, 0)
         confidence = self.compute_confidence(h, previous, 0, shallow)
-        count = math.ceil(capacity * tokens.shape[1])
+        count = part_of(tokens.shape[1], capacity)
         indices, rank, goes_on = least_confident(confidence, count)
         deep = self.forward_upper(gather_tokens(h, indices), indices)
         last = len(self.blocks) - 1
@@ -265,19 +269,24 @@ class ExitRoutingModel(LanguageModel):
         The dict has `mean_confidence`, `shallow_ratio` (the share that left
         before the last exit) and three fractions of full depth:
         `compute_cost`, of layers alone; `compute_cost_macs`, which counts the
-        heads; `compute_cost_executed`, what this call has computed.
+        heads and attention's own products; `compute_cost_executed`, what this
+        call has computed.
         """
         routed = self.route(tokens, policy, capacity)
         left = ops.convert_to_numpy(routed["exit"])
         last = len(self.blocks) - 1
         shares = [float((left == exit).mean()) for exit in range(last)]
+        context = (tokens.shape[1] + 1) / 2
         cost = self.compute_cost(
             shares,
             {"capacity": "selected", "both": "defer"}.get(policy, "propagate"),
+            context,
         )
         executed = cost["macs_executed"]
         if policy == "capacity":
-            executed = cost["macs_with_head"]
+            executed = self.compute_cost(
+                shares, "selected", context, every_head=True
+            )["macs_with_head"]
         confidence = ops.convert_to_numpy(routed["confidence"])
         return routed["logits"], {
             "mean_confidence": float(confidence.mean()),
@@ -287,7 +296,17 @@ class ExitRoutingModel(LanguageModel):
             "compute_cost_executed": executed,
         }
 
-    def compute_cost(self, exit_fractions, policy="propagate", context=None):
+    def measure_route(self, tokens, targets, *args, **kwargs):
+        """`exit_measures.measure_route`, for callbacks."""
+        return measure_route(self, tokens, targets, *args, **kwargs)
+
+    def compute_cost(
+        self,
+        exit_fractions,
+        policy="propagate",
+        context=None,
+        every_head=False,
+    ):
         """`metrics.compute_cost.exit_compute_cost` of this architecture."""
         return exit_compute_cost(
             self.vocabulary_size,
@@ -302,6 +321,7 @@ class ExitRoutingModel(LanguageModel):
             // self.num_heads
             * (self.num_key_value_heads or self.num_heads),
             context,
+            every_head,
         )
 
     def require_exit(self, method):
