@@ -12,6 +12,14 @@ CONFIDENCES = ("learned", "max_prob", "margin", "state_similarity")
 NEVER = 2.0
 
 
+def part_of(count, share):
+    """`ceil(share count)`, not raised by rounding; of an int, or a tensor."""
+    if isinstance(count, int):
+        return math.ceil(share * count - 1e-4)
+    part = ops.ceil(share * ops.cast(count, "float32") - 1e-4)
+    return ops.cast(part, "int32")
+
+
 def least_confident(confidence, count):
     """Choose the `count` least confident entries of each row.
 
@@ -165,6 +173,11 @@ class EarlyExitRouter(keras.layers.Layer):
         threshold = _checked(threshold)
         self._threshold.assign(NEVER if threshold is None else threshold)
 
+    @property
+    def needs_logits(self):
+        """Whether the confidence is made of the logits of the exit."""
+        return self.confidence in ("max_prob", "margin")
+
     def call(self, hidden, logits=None, previous=None, valid=None):
         confidence = self.measure(hidden, logits, previous)
         if self.capacity is None:
@@ -227,7 +240,7 @@ class EarlyExitRouter(keras.layers.Layer):
                 "least_confident(confidence[:, 0], count). Received: hidden "
                 "of length 1"
             )
-        return math.ceil(self.capacity * length)
+        return part_of(length, self.capacity)
 
     def compute_output_spec(
         self, hidden, logits=None, previous=None, valid=None

@@ -19,6 +19,7 @@ def exit_compute_cost(
     units=64,
     key_value_dim=None,
     context=None,
+    every_head=False,
 ):
     """What exits save, counted three ways, as fractions of full depth.
 
@@ -45,7 +46,12 @@ def exit_compute_cost(
         key_value_dim: int, the width of keys and of values, all heads; `None`
             is d. With another, c has `2 d (d + it)` in the place of `4 d^2`.
         context: float n, the mean number of tokens attended to, or `None` to
-            leave attention's own products out.
+            leave attention's own products out. For `"selected"` deeper layers
+            attend to that part of them which got there.
+        every_head: bool, whether an exit's head runs for all who reach it, as
+            it does in a batch, of which some rows leave; else for those who
+            leave alone, or for all if the confidence is made of it. Defaults
+            to `False`.
 
     Returns:
         A dict: `layers_only`, the mean depth over L, which leaves heads out;
@@ -90,30 +96,32 @@ def exit_compute_cost(
         )
     keys_and_values = 2 * dim * (key_value_dim or dim)
     layer = 2 * dim**2 + keys_and_values + 3 * dim * hidden_dim
-    layer += 2 * dim * (context or 0)
+    attention = 2 * dim * (context or 0)
     # What a layer still costs for a token that has left.
-    still = {"propagate": keys_and_values, "defer": layer}.get(policy, 0)
+    still = {"propagate": keys_and_values, "defer": layer + attention}
+    still = still.get(policy, 0)
     head = vocabulary_size * dim
-    needs_head = confidence in ("max_prob", "margin")
     measure = {"learned": (dim + 1) * units, "state_similarity": 3 * dim}
+    every_head = every_head or confidence not in measure
     measure = measure.get(confidence, 0)
     depths = list(itertools.accumulate(blocks))
-    full = depths[-1] * layer + head
+    full = depths[-1] * (layer + attention) + head
 
     reaching, skipping, layers, macs = 1.0, 0.0, 0.0, 0.0
     for index, size in enumerate(blocks):
         layers += reaching * size
-        macs += reaching * size * layer
+        visible = reaching if policy == "selected" else 1.0
+        macs += reaching * size * (layer + visible * attention)
         macs += skipping * size * still
         if index == len(blocks) - 1:
             macs += reaching * head
             break
         leaving = fractions[index]
-        macs += reaching * (head if needs_head else measure)
-        macs += 0 if needs_head else leaving * head
+        macs += reaching * measure
+        macs += (reaching if every_head else leaving) * head
         reaching, skipping = reaching - leaving, skipping + leaving
-    executed = depths[-1] * layer + len(blocks) * head
-    executed += 0 if needs_head else (len(blocks) - 1) * measure
+    executed = full + (len(blocks) - 1) * head
+    executed += (len(blocks) - 1) * measure
     return {
         "layers_only": layers / depths[-1],
         "macs_with_head": (executed if policy == "both" else macs) / full,

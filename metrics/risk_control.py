@@ -1,5 +1,6 @@
 """Thresholds with a promise: how much leaving early may cost, at most."""
 
+import bisect
 import functools
 import math
 
@@ -109,7 +110,8 @@ def calibrate_threshold(
             higher, of which window means are clipped to +-0.25. Or a function
             from a threshold to such an array, of all tokens, for a network
             in which who leaves changes what the others see.
-        alpha: float in (0, 1), the largest risk; in nats for `"excess_nll"`.
+        alpha: float in (0, 1), the largest risk; for `"excess_nll"` in nats,
+            below 0.25.
         delta: float in (0, 1), of `"ltt"`: how often the risk may be higher
             than alpha, over calibration sets. Defaults to `0.02`.
         method: `"ltt"`, learn then test: from the highest threshold down, each
@@ -161,32 +163,37 @@ def calibrate_threshold(
 
     if not callable(losses):
         _check_arrays(confidences, np.asarray(losses, "float64"), kind)
-    for name, value in (("alpha", alpha), ("delta", delta)):
-        check_real(name, value, "between 0 and 1", lambda a: 0 < a < 1)
+    # A risk that is clipped cannot be told from a larger one.
+    most = 1 if kind == "disagree" else CLIP
+    for name, value, top in (("alpha", alpha, most), ("delta", delta, 1)):
+        check_real(
+            name, value, f"between 0 and {top}", lambda a, top=top: 0 < a < top
+        )
     n = len(confidences)
     if method == "quantile":
         level = float(np.quantile(confidences, alpha))
         means = of_windows(level)
         return _result(level, confidences, means, alpha)
-    if kind == "disagree":
-        _require_enough(n, alpha, delta, method)
+
+    def passes(means):
+        unit, target = _unit_losses(means, alpha, kind)
+        if method == "crc":
+            return (unit.sum() + 1) / (len(unit) + 1) <= target, None
+        p = (
+            hoeffding_bentkus(unit, target)
+            if bound == "hb"
+            else waudby_smith_ramdas(unit, target, delta)
+        )
+        return p <= delta, p
+
+    _require_enough(n, passes, alpha, delta, method)
     if isinstance(thresholds, int):
         thresholds = fixed_thresholds(thresholds)
     found, risk, p_value = None, np.zeros(n), None
     for level in np.unique(thresholds)[::-1]:
         means = of_windows(level)
-        unit, target = _unit_losses(means, alpha, kind)
-        if method == "crc":
-            p = None
-            passes = (unit.sum() + 1) / (n + 1) <= target
-        else:
-            p = (
-                hoeffding_bentkus(unit, target)
-                if bound == "hb"
-                else waudby_smith_ramdas(unit, target, delta)
-            )
-            passes = p <= delta
-        if not passes:
+        passed, p = passes(means)
+        if not passed:
             break
         if (confidences >= level).any():
             found, risk, p_value = float(level), means, p
@@ -201,6 +208,7 @@ def risk_resampling(
     resamples=100,
     fraction=0.5,
     seed=0,
+    groups=None,
     **options,
 ):
     """How often a calibrated threshold keeps its promise on other windows.
@@ -213,6 +221,10 @@ def risk_resampling(
         resamples: int, how many draws. Defaults to `100`.
         fraction: float in (0, 1), the part to calibrate on. Defaults to `0.5`.
         seed: int. Defaults to `0`.
+        groups: int array `(n,)`, which of them stay together: the articles of
+            a text, say, whose windows depend on each other. What calibrates is
+            then `fraction` of the groups, and what is promised for windows
+            drawn alike is only tried. `None`: each window is drawn by itself.
         **options: further arguments of `calibrate_threshold`.
 
     Returns:
@@ -232,11 +244,27 @@ def risk_resampling(
     check_integer("resamples", resamples, 1)
     random = np.random.default_rng(seed)
     n = len(confidences)
-    size = round(fraction * n)
+    groups = np.arange(n) if groups is None else np.asarray(groups)
+    if groups.shape != (n,):
+        raise ValueError(
+            f"`groups` must name a group for each of the {n} windows. "
+            f"Received: shape {groups.shape}"
+        )
+    members = [np.flatnonzero(groups == name) for name in np.unique(groups)]
+    size = round(fraction * len(members))
+    if not 0 < size < len(members):
+        raise ValueError(
+            "`groups` and `fraction` must leave some of the windows to "
+            f"calibrate on and some to judge. Received: {len(members)} groups, "
+            f"fraction={fraction}"
+        )
     rows = []
     for _ in range(resamples):
-        order = random.permutation(n)
-        inside, outside = order[:size], order[size:]
+        order = random.permutation(len(members))
+        inside, outside = (
+            np.concatenate([members[place] for place in part])
+            for part in (order[:size], order[size:])
+        )
         level = calibrate_threshold(
             confidences[inside],
             lambda level, inside=inside: under(float(level))[inside],
@@ -304,13 +332,18 @@ def _check_arrays(confidences, losses, kind):
         )
 
 
-def _require_enough(n, alpha, delta, method):
+def _require_enough(n, passes, alpha, delta, method):
     """Could windows without any loss tell that the risk is below alpha?"""
-    if method == "crc":
-        needed = math.ceil(1 / alpha - 1 - 1e-9)
-    else:
-        needed = math.ceil(math.log(delta) / math.log(1 - alpha) - 1e-9)
-    if n < needed:
+
+    def enough(count):
+        return passes(np.zeros(count))[0]
+
+    if not enough(n):
+        # The more windows, the more they can tell.
+        needed = max(1, 2 * n)
+        while not enough(needed):
+            needed *= 2
+        needed = bisect.bisect_left(range(needed), True, lo=n, key=enough)
         raise ValueError(
             f"`confidences` must have at least {needed} windows for "
             f"alpha={alpha}"

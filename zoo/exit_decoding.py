@@ -1,11 +1,9 @@
 """One token at a time through a language model with exits."""
 
-import math
-
 from keras import ops
 
 from .._checks import check_integer, check_real
-from ..layers.early_exit import least_confident
+from ..layers.early_exit import least_confident, part_of
 
 POLICIES = ("propagate", "defer")
 # Of the rows of a batch: for how many the last block can be run.
@@ -110,8 +108,7 @@ class ExitDecoder:
         for depth, layer in enumerate(model.decoder_layers[:first]):
             previous = h
             h, caches[depth] = layer.step(h, caches[depth], index)
-        z = model.exit_logits(h, 0)
-        confidence = model.compute_confidence(h, previous, 0, z)[:, 0]
+        confidence, z = self._look_out(h, previous, 0)
         gone = model.routers[0].leaves(confidence)
         left = ops.zeros_like(state["exit"])
         state = {**state, "caches": tuple(caches), "exit": left}
@@ -120,7 +117,7 @@ class ExitDecoder:
         if self.capacity is None:
             out = self._on(1, h, gone, (z, left), caches, index)
         else:
-            count = math.ceil(self.capacity * h.shape[0])
+            count = part_of(h.shape[0], self.capacity)
             gone = ~least_confident(confidence, count)[2]
             out = self._some_rows(1, count, h, gone, (z, left), caches, index)
         (z, left), entries = out
@@ -128,6 +125,20 @@ class ExitDecoder:
             mixer = model.decoder_layers[depth].mixer
             caches[depth] = mixer.write(caches[depth], entry, index)
         return z, {**state, "caches": tuple(caches), "exit": left}
+
+    def _look_out(self, h, previous, exit):
+        """The confidences `(B,)` at an exit, and a function to its logits.
+
+        A row by itself needs these only if it leaves, as a rule.
+        """
+        model, logits = self.model, None
+        if h.shape[0] > 1 or model.routers[exit].needs_logits:
+            logits = model.exit_logits(h, exit)
+        confidence = model.compute_confidence(h, previous, exit, logits)[:, 0]
+        return (
+            confidence,
+            lambda: model.exit_logits(h, exit) if logits is None else logits,
+        )
 
     # What follows looks at caches and writes none: it runs in conditionals.
     def _on(self, block, h, gone, out, caches, index):
@@ -137,7 +148,8 @@ class ExitDecoder:
             block: int, the next block.
             h: `(B, 1, d)`, the state before it; of who is gone, at its exit.
             gone: bool `(B,)`.
-            out: logits `(B, 1, V)` and exit `(B,)` of who is gone.
+            out: of who is gone, a function to logits `(B, 1, V)`, and the exit
+                `(B,)`.
             caches: of all layers.
             index: int, the position.
 
@@ -147,14 +159,14 @@ class ExitDecoder:
         """
         batch, counts = h.shape[0], []
         if block == len(self.model.blocks) - 1:
-            counts = sorted({math.ceil(share * batch) for share in SHARES})
+            counts = sorted({part_of(batch, share) for share in SHARES})
             counts = [count for count in counts if count < batch]
         rest = h, gone, out, caches, index
         staying = ops.sum(ops.cast(~gone, "int32"))
         return ops.switch(
             sum(ops.cast(staying > count, "int32") for count in (0, *counts)),
             [
-                lambda: (out, self._entries(block, h, index)),
+                lambda: ((out[0](), out[1]), self._entries(block, h, index)),
                 *(
                     lambda count=count: self._some_rows(block, count, *rest)
                     for count in counts
@@ -179,13 +191,16 @@ class ExitDecoder:
             deeper, entry = layer.look(h, caches[depth], index)
             entries.append(entry)
             h = _keep(gone, h, deeper)
-        z = model.exit_logits(h, block)
-        out = _keep(gone, out[0], z), ops.where(gone, out[1], block)
+        left = ops.where(gone, out[1], block)
         if block == len(model.blocks) - 1:
-            return out, entries
-        confidence = model.compute_confidence(h, previous, block, z)[:, 0]
-        gone = ops.logical_or(gone, model.routers[block].leaves(confidence))
-        out, deeper = self._on(block + 1, h, gone, out, caches, index)
+            z = _either(gone, out[0], lambda: model.exit_logits(h, block))
+            return (z, left), entries
+        confidence, z = self._look_out(h, previous, block)
+        out = lambda before=out[0]: _either(gone, before, z), left
+        leaves = model.routers[block].leaves(confidence)
+        out, deeper = self._on(
+            block + 1, h, ops.logical_or(gone, leaves), out, caches, index
+        )
         return out, [*entries, *deeper]
 
     def _some_rows(self, block, count, h, gone, out, caches, index):
@@ -199,11 +214,12 @@ class ExitDecoder:
             mine = layer.mixer.take_rows(mine, rank)
             pairs = zip(layer.entry(h, index), mine, strict=True)
             entries.append(tuple(_keep(gone, *pair) for pair in pairs))
-        z = ops.take(model.exit_logits(deep, last), rank, axis=0)
-        return (
-            (_keep(gone, out[0], z), ops.where(gone, out[1], last)),
-            entries,
+        z = _either(
+            gone,
+            out[0],
+            lambda: ops.take(model.exit_logits(deep, last), rank, axis=0),
         )
+        return (z, ops.where(gone, out[1], last)), entries
 
     def _defer(self, h, gone, logits, state, index):
         """The token waits, or goes on with all that wait.
@@ -249,7 +265,9 @@ class ExitDecoder:
                     )
                 )
             deep = ops.slice(deep, (0, index - start, 0), (batch, 1, dim))
-            out = _keep(gone, logits, self.model.exit_logits(deep, -1))
+            out = _either(
+                gone, logits, lambda: self.model.exit_logits(deep, -1)
+            )
             left = ops.where(gone, state["exit"], 1)
             return out, left, ops.zeros_like(waiting), written
 
@@ -260,7 +278,7 @@ class ExitDecoder:
         out, left, waiting, written = ops.switch(
             ops.where(goes_on, choice, 0),
             [
-                lambda: (logits, state["exit"], waiting, held()),
+                lambda: (logits(), state["exit"], waiting, held()),
                 *(lambda length=length: fill(length) for length in lengths),
             ],
         )
@@ -273,6 +291,13 @@ class ExitDecoder:
             "hidden": hidden,
             "waiting": waiting,
         }
+
+
+def _either(gone, old, new):
+    """`old()` in the rows that are gone, `new()` elsewhere."""
+    if gone.shape[0] == 1:
+        return ops.cond(gone[0], old, new)
+    return _keep(gone, old(), new())
 
 
 def _keep(gone, old, new):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from orrery.metrics import exit_compute_cost
 from orrery.zoo import EarlyExitLM
+from orrery.zoo.exit_decoding import ExitDecoder
 
 # 64 wide, 2 + 2 layers, 69,830 words, 70.36 % of the tokens leave.
 ORIGINAL = {
@@ -73,7 +74,10 @@ def test_three_exits_by_hand():
 
 @pytest.mark.parametrize("confidence", ["max_prob", "learned"])
 @pytest.mark.parametrize("key_value_heads", [None, 1])
-def test_counts_what_is_multiplied(monkeypatch, key_value_heads, confidence):
+@pytest.mark.parametrize("policy", ["both", "capacity"])
+def test_counts_what_is_multiplied(
+    monkeypatch, key_value_heads, confidence, policy
+):
     """Every product with a matrix of weights, as it happens."""
     model = EarlyExitLM(
         31,
@@ -93,12 +97,67 @@ def test_counts_what_is_multiplied(monkeypatch, key_value_heads, confidence):
         return call(self, inputs, *args, **kwargs)
 
     monkeypatch.setattr(keras.layers.Dense, "call", counted)
-    _, stats = model.forward_inference(np.zeros((2, 8), "int32"), "both")
+    capacity = 0.5 if policy == "capacity" else None
+    tokens = np.zeros((2, 8), "int32")
+    _, stats = model.forward_inference(tokens, policy, capacity)
     per_token = sum(products) / 16
     key_value_dim = 16 if key_value_heads is None else 8
     layer = 2 * 16**2 + 2 * 16 * key_value_dim + 3 * 16 * 24
-    full = 3 * layer + 31 * 16
+    attention = 3 * 2 * 16 * (8 + 1) / 2
+    # Half of the tokens go on, each to attend to half as many.
+    per_token += attention if policy == "both" else attention * (1 + 2 / 4) / 3
+    full = 3 * layer + attention + 31 * 16
     assert stats["compute_cost_executed"] == pytest.approx(per_token / full)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch",
+    reason="counted step by step; elsewhere all branches are compiled",
+)
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("policy", ["propagate", "defer"])
+@pytest.mark.parametrize("confidence", ["learned", "max_prob"])
+def test_counts_what_decoding_multiplies(confidence, policy, rows):
+    """Every product of matrices, attention's own among them, step by step.
+
+    Where nobody or everybody of a batch leaves: between, the last block takes
+    some that have left along, to fill one of its shapes.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = EarlyExitLM(
+        31,
+        dim=16,
+        blocks=(1, 2),
+        num_heads=2,
+        num_key_value_heads=1,
+        hidden_dim=24,
+        confidence=confidence,
+    )
+    model.build()
+    decoder = ExitDecoder(model, policy)
+    length = 8
+    tokens = np.zeros((rows, length), "int32")
+    layer = 2 * 16**2 + 2 * 16 * 8 + 3 * 16 * 24
+
+    def macs(share, context):
+        cost = model.compute_cost([share], policy, context, rows > 1)
+        full = 3 * (layer + 2 * 16 * context) + 31 * 16
+        return cost["macs_with_head"] * full
+
+    for level, share in ((None, 0.0), (0.0, 1.0)):
+        model.set_threshold(level)
+        state = decoder.initial_state(rows, length)
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), counter:
+            for t in range(length):
+                token = keras.ops.convert_to_tensor(tokens[:, t : t + 1])
+                _, state = decoder.step(token, state, t)
+        counted = counter.get_total_flops() / 2 / rows / length
+        # Who comes together is looked at beside the cache.
+        beside = decoder.window if policy == "defer" else 1
+        assert macs(share, length) <= counted <= macs(share, length + beside)
 
 
 def test_bad_arguments():

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from orrery.metrics import calibrate_threshold, risk_resampling
+from orrery.metrics import calibrate_threshold, risk_control, risk_resampling
 from orrery.metrics.risk_control import (
     hoeffding_bentkus,
     waudby_smith_ramdas,
@@ -170,6 +170,56 @@ def test_resampling_keeps_the_promise():
     np.testing.assert_array_equal(result["risk"], again["risk"])
 
 
+def test_groups_stay_together(monkeypatch):
+    confidences, losses = text(800)
+    groups = np.arange(800) // 40
+    seen = []
+
+    def under(level):
+        return np.where(confidences >= level, losses, 0)
+
+    def spied(given, *args, **options):
+        seen.append({row.tobytes() for row in given})
+        return calibrate_threshold(given, *args, **options)
+
+    monkeypatch.setattr(risk_control, "calibrate_threshold", spied)
+    result = risk_resampling(
+        confidences, under, 0.05, resamples=5, groups=groups
+    )
+    assert len(result["risk"]) == len(seen) == 5
+    for inside in seen:
+        count = np.bincount(
+            groups, [row.tobytes() in inside for row in confidences]
+        )
+        assert set(count) == {0, 40} and (count > 0).sum() == 10
+    same = risk_resampling(confidences, under, 0.05, groups=np.arange(800))
+    alone = risk_resampling(confidences, under, 0.05)
+    np.testing.assert_array_equal(same["risk"], alone["risk"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"alpha": 0.02},
+        {"alpha": 0.02, "bound": "wsr"},
+        {"alpha": 0.1, "kind": "excess_nll"},
+        {"alpha": 0.1, "kind": "excess_nll", "bound": "wsr"},
+        {"alpha": 0.05, "method": "crc"},
+    ],
+)
+def test_the_number_asked_for_is_enough(options):
+    """And one window less is refused, for all bounds and kinds."""
+    nothing = np.zeros((20_000, 2))
+    with pytest.raises(ValueError, match="at least") as error:
+        calibrate_threshold(nothing[:3], nothing[:3], **options)
+    count = int(str(error.value).split("at least ")[1].split()[0])
+    sure = np.ones((count, 2))
+    found = calibrate_threshold(sure, nothing[:count], **options)
+    assert found["exit_rate"] == 1
+    with pytest.raises(ValueError, match="at least"):
+        calibrate_threshold(sure[1:], nothing[1:count], **options)
+
+
 def test_bad_arguments():
     confidences, losses = text(400)
     with pytest.raises(ValueError, match="at least 390 windows.*shorter"):
@@ -189,6 +239,11 @@ def test_bad_arguments():
             calibrate_threshold(
                 confidences, losses, **{"alpha": 0.05, name: value}
             )
+    with pytest.raises(ValueError, match="0.25"):
+        calibrate_threshold(confidences, losses, 0.3, kind="excess_nll")
+    for groups in (np.zeros(400), np.zeros(3)):
+        with pytest.raises(ValueError, match="groups"):
+            risk_resampling(confidences, losses, 0.05, groups=groups)
     with pytest.raises(ValueError, match="one shape"):
         calibrate_threshold(confidences, losses[:, :3], 0.05)
     with pytest.raises(ValueError, match="finite"):
