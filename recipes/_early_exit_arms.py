@@ -8,6 +8,8 @@ from _training import count_weights, token_losses, train
 from orrery.callbacks import NonFiniteGuard
 from orrery.zoo import EarlyExitLM
 
+# Bytes of a window.
+LENGTH = 256
 # The part of the steps in which the weight of the exit's loss rises.
 EXIT_WARMUP = 0.1
 
@@ -61,6 +63,7 @@ def cost_over_full_depth(model, depth):
     dim, heads = model.dim, model.num_key_value_heads or model.num_heads
     keys = dim // model.num_heads * heads
     layer = dim * (2 * dim + 2 * keys + 3 * (model.hidden_dim or 4 * dim))
+    layer += 2 * dim * (LENGTH + 1) / 2  # Each attends to those before it.
     head = model.vocabulary_size * dim
     return (model.num_layers * layer + head) / (depth * layer + head)
 

@@ -11,7 +11,7 @@ from _command_line import (
     versions,
     write_json,
 )
-from _early_exit_arms import build, train_arm
+from _early_exit_arms import LENGTH, build, train_arm
 from _early_exit_measures import measure
 from _early_exit_report import write_report
 from _training import SMOKE_BLOCKS, check_state, count_weights
@@ -20,7 +20,6 @@ from orrery.zoo import EarlyExitLM
 from orrery.zoo.exit_fitting import fit_exit_heads
 from orrery.zoo.registry import load
 
-LENGTH = 256
 # Of the training text, from its end: to fit the exit head, and to calibrate.
 HEADS, CALIBRATION = 0.03, 0.05
 

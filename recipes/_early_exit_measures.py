@@ -4,6 +4,7 @@ import math
 import time
 
 import numpy as np
+from _early_exit_arms import LENGTH
 from _training import token_losses
 from orrery.metrics import risk_resampling
 from orrery.zoo.exit_decoding import ExitDecoder
@@ -21,9 +22,12 @@ ALPHAS, DELTA, THRESHOLDS = (0.01, 0.02, 0.05, 0.1), 0.02, 50
 # Windows that calibrate, or show a curve; the chosen threshold has them all.
 WINDOWS = 1_000
 BINS = 20
-BATCHES, REPEATS, TIMED = (1, 64), 5, 256
-SMOKE_BATCHES, SMOKE_REPEATS, SMOKE_TIMED = (1, 4), 1, 24
-PROMPT = 64
+# Stretches of calibration text that are redrawn whole.
+PIECES = 20
+# Rows at a time, and how often.
+BATCHES, TIMED = {1: 10, 64: 5}, 256
+SMOKE_BATCHES, SMOKE_TIMED = {1: 2, 4: 2}, 24
+PROMPTS, PROMPT = 5, 64
 PARAGRAPH = 480
 
 
@@ -91,21 +95,34 @@ def risks(model, calibration, test, batch_size):
     for row in table:
         model.set_risk(row["alpha"])
         out = measure_route(model, *test, batch_size=batch_size)
-        drawn = risk_resampling(
-            *losses, row["alpha"], delta=DELTA, thresholds=THRESHOLDS
+        windows = len(losses[0])
+        alone, pieces = (
+            redrawn(losses, row["alpha"], groups)
+            for groups in (None, np.arange(windows) * PIECES // windows)
         )
         rows.append(
             {
                 **row,
                 "test_risk": float((out["choice"] != choice[..., -1]).mean()),
                 "test_exit_rate": float((out["exit"] == 0).mean()),
-                "kept_in_resamples": int((drawn["risk"] <= row["alpha"]).sum()),
-                "resampled_exit_rate": float(drawn["exit_rate"].mean()),
-                "resamples_without": int(np.isnan(drawn["threshold"]).sum()),
+                "windows": alone,
+                "pieces": pieces,
             }
         )
     model.set_threshold(None)
     return rows
+
+
+def redrawn(losses, alpha, groups):
+    """How often a limit is kept on the other half; 100 draws."""
+    drawn = risk_resampling(
+        *losses, alpha, groups=groups, delta=DELTA, thresholds=THRESHOLDS
+    )
+    return {
+        "kept": int((drawn["risk"] <= alpha).sum()),
+        "without": int(np.isnan(drawn["threshold"]).sum()),
+        "exit_rate": float(drawn["exit_rate"].mean()),
+    }
 
 
 def exits(model, block, batch_size):
@@ -155,7 +172,7 @@ def curve(models, rows, block, batch_size):
     return {
         "windows": len(block[0]),
         "full": full,
-        "nobody_leaves": model.compute_cost([0.0])["macs_with_head"],
+        "nobody_leaves": cost(model, 0.0)["macs_with_head"],
         "rows": results,
         "arms": {
             arm: math.exp(
@@ -191,8 +208,13 @@ def _summary(model, losses, leaves, full, policy):
         "exit_rate": left,
         "nats_more": nats - full,
         "perplexity": math.exp(nats),
-        **model.compute_cost([left], policy),
+        **cost(model, left, policy),
     }
+
+
+def cost(model, left, policy="propagate"):
+    """Of the tokens of a window; each attends to those before it."""
+    return model.compute_cost([left], policy, context=(LENGTH + 1) / 2)
 
 
 def paragraph(model, level, windows):
@@ -207,11 +229,11 @@ def paragraph(model, level, windows):
 def speeds(models, rows, chosen, windows, smoke):
     """Time and loss of the same decoding steps, of all arms.
 
-    The models take turns, so that a machine that slows down slows down all.
+    The models take turns, so that a machine that slows down slows down all,
+    each time with other text.
     """
     model = models["exits"]
     decoder = ExitDecoder(model)
-    repeats = SMOKE_REPEATS if smoke else REPEATS
     levels = [row["threshold"] for row in rows[1::2]]
     runs = [
         ("full depth", None, lambda tokens: score_steps(model, tokens)),
@@ -228,34 +250,39 @@ def speeds(models, rows, chosen, windows, smoke):
         if arm != "exits"
     ]
     measured = []
-    for batch in SMOKE_BATCHES if smoke else BATCHES:
-        tokens = windows[:batch, : SMOKE_TIMED if smoke else TIMED]
-        if len(tokens) < batch:
-            break
-        times, found = [[] for _ in runs], [None for _ in runs]
-        for repeat in range(repeats + 1):
+    length = SMOKE_TIMED if smoke else TIMED
+    for batch, repeats in (SMOKE_BATCHES if smoke else BATCHES).items():
+        batch = min(batch, len(windows))
+        times, losses, exits = ([[] for _ in runs] for _ in range(3))
+        for repeat in range(-1, repeats):  # The first compiles.
+            first = max(repeat, 0) * batch % (len(windows) - batch + 1)
+            tokens = windows[first : first + batch, :length]
             for place, (_, level, run) in enumerate(runs):
                 model.set_threshold(level)
                 start = time.perf_counter()
-                found[place] = run(tokens)
-                if repeat:  # The first compiles.
-                    times[place].append(time.perf_counter() - start)
-        full = found[0][0].mean(dtype="float64")
-        for (what, level, _), seconds, (loss, left) in zip(
-            runs, times, found, strict=True
-        ):
+                loss, left = run(tokens)
+                seconds = time.perf_counter() - start
+                if repeat < 0:
+                    continue
+                times[place].append(seconds)
+                losses[place].append(loss.mean(dtype="float64"))
+                exits[place].append((left == 0).mean())
+        for place, (what, level, _) in enumerate(runs):
             by_exits = what.startswith("exits")
-            ratios = np.array(times[0]) / np.array(seconds)
+            ratios = np.array(times[0]) / np.array(times[place])
             measured.append(
                 {
                     "batch": batch,
                     "what": what,
                     "threshold": level,
-                    "exit_rate": float((left == 0).mean()) if by_exits else 0,
-                    "seconds_per_step": float(np.median(seconds))
-                    / (tokens.shape[1] - 1),
+                    "repeats": repeats,
+                    "exit_rate": float(np.mean(exits[place])) * by_exits,
+                    "seconds_per_step": float(np.median(times[place]))
+                    / (length - 1),
                     "speedup": float(np.median(ratios)),
-                    "nats_more": float(loss.mean(dtype="float64") - full),
+                    "nats_more": float(
+                        np.mean(losses[place]) - np.mean(losses[0])
+                    ),
                 }
             )
     model.set_threshold(None)
@@ -264,18 +291,18 @@ def speeds(models, rows, chosen, windows, smoke):
 
 def drafts(model, windows, smoke):
     """Greedy text with drafts and without, from natural prompts."""
-    repeats = SMOKE_REPEATS if smoke else REPEATS
     length = SMOKE_TIMED if smoke else TIMED
     rows = []
-    for prompt in windows[: repeats + 1, : min(PROMPT, length // 2)]:
-        start = time.perf_counter()
-        text, stats = speculate(model, prompt, length, return_stats=True)
-        drafted = time.perf_counter() - start
-        start = time.perf_counter()
-        same = generate(model, prompt, length, sampler="greedy")
-        plain = time.perf_counter() - start
+    for prompt in windows[:PROMPTS, : min(PROMPT, length // 2)]:
+        for _ in range(1 if rows else 2):  # The first compiles.
+            start = time.perf_counter()
+            text, stats = speculate(model, prompt, length, return_stats=True)
+            drafted = time.perf_counter() - start
+            start = time.perf_counter()
+            same = generate(model, prompt, length, sampler="greedy")
+            plain = time.perf_counter() - start
         rows.append((plain / drafted, stats["acceptance_rate"], text == same))
-    speedup, accepted, same = zip(*rows[1:], strict=True)
+    speedup, accepted, same = zip(*rows, strict=True)
     return {
         "prompts": len(speedup),
         "speedup": float(np.median(speedup)),

@@ -301,8 +301,14 @@ def _times(metrics):
     lines = [
         "## Time",
         "",
-        "Steps of decoding on test text, the loss from the same steps; the "
-        "runs take turns, medians.",
+        "Steps of decoding on test text, other text each time, the loss from "
+        "the same steps; the runs take turns, medians. Of "
+        + " and ".join(
+            f"{row['repeats']} times {row['batch']} windows"
+            for row in metrics["speeds"]
+            if row["what"] == "full depth"
+        )
+        + ".",
         "",
         "| batch | what | leave | ms / step | speed | more perplexity |",
         "|---|---|---|---|---|---|",
@@ -339,15 +345,17 @@ def _risks(risks):
         "Test), who leaves, the risk there and on test text; in how many of "
         "100 redrawn halves of the calibration text the limit held on the "
         "other half, in how many no threshold was found, which counts as "
-        "held, and the mean share that leaves.",
+        "held, and the mean share that leaves. Windows are redrawn one by one, "
+        "as the promise has it, and in twenty pieces of text that follow one "
+        "another, of which nothing is promised.",
         "",
     ]
     if not risks:
         return [*lines, "Too little calibration text for any limit."]
     lines += [
-        "| limit | threshold | leave | risk | leave, test | risk, test | held "
-        "| none found | leave |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| limit | threshold | leave | risk | leave, test | risk, test | held, "
+        "windows | none found | leave | held, pieces | none found | leave |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in risks:
         level = row["threshold"]
@@ -359,9 +367,15 @@ def _risks(risks):
                 f"{row['empirical_risk']:.4f}",
                 f"{row['test_exit_rate']:.1%}",
                 f"{row['test_risk']:.4f}",
-                f"{row['kept_in_resamples']}",
-                f"{row['resamples_without']}",
-                f"{row['resampled_exit_rate']:.1%}",
+                *(
+                    cell
+                    for drawn in (row["windows"], row["pieces"])
+                    for cell in (
+                        f"{drawn['kept']}",
+                        f"{drawn['without']}",
+                        f"{drawn['exit_rate']:.1%}",
+                    )
+                ),
             )
         )
     return lines

@@ -39,7 +39,7 @@ def write_tables(arguments, config, metrics):
 
     table("arms", arms(arguments, config, metrics))
     table("thresholds", thresholds(metrics, words))
-    table("speeds", speeds(metrics, words))
+    table("speeds", speeds(arguments, config, metrics, words))
     if metrics["risks"]:
         table("risks", risks(metrics["risks"]))
 
@@ -103,7 +103,7 @@ def thresholds(metrics, words):
     }
 
 
-def speeds(metrics, words):
+def speeds(arguments, config, metrics, words):
     for row in metrics["speeds"]:
         yield {
             "batch": row["batch"],
@@ -113,6 +113,9 @@ def speeds(metrics, words):
             "speed": short(row["speedup"], 3),
             "byte, % more": percent(row["nats_more"]),
             "word, % more": percent(row["nats_more"] * words),
+            "repeats": row["repeats"],
+            "software": software(config["versions"]),
+            "hardware": arguments.hardware,
         }
 
 
@@ -120,7 +123,7 @@ def risks(rows):
     for row in rows:
         yield {
             "limit": row["alpha"],
-            "windows": row["n"],
+            "calibrated on": row["n"],
             "threshold": ""
             if row["threshold"] is None
             else short(row["threshold"], 5),
@@ -128,9 +131,15 @@ def risks(rows):
             "risk": short(row["empirical_risk"], 5),
             "leave, test": short(row["test_exit_rate"], 4),
             "risk, test": short(row["test_risk"], 5),
-            "held of 100": row["kept_in_resamples"],
-            "none found": row["resamples_without"],
-            "leave of these": short(row["resampled_exit_rate"], 4),
+            **{
+                f"{what}, {how}": value
+                for how in ("windows", "pieces")
+                for what, value in (
+                    ("held of 100", row[how]["kept"]),
+                    ("none found", row[how]["without"]),
+                    ("leave of these", short(row[how]["exit_rate"], 4)),
+                )
+            },
         }
 
 

@@ -131,6 +131,29 @@ def check_the_measures(metrics):
     assert sum(exits["histogram"]) == 256 * exits["windows"]
 
 
+def test_parts_of_a_text_are_disjoint():
+    """Nothing that an arm or a head is fitted to calibrates or is scored."""
+    experiment = recipe("_early_exit_experiment")
+    data = experiment.load_text("stdlib", "byte", sequence_length=256)
+    parts = experiment.divided(data).splits
+    whole = np.concatenate(
+        [parts[name] for name in ("train", "heads", "calibration")]
+    )
+    np.testing.assert_array_equal(whole, data.splits["train"])
+    for name in ("valid", "test"):
+        np.testing.assert_array_equal(parts[name], data.splits[name])
+
+    def pages(name):
+        windows = experiment.divided(data).blocks(name)[0]
+        return {window.tobytes() for window in windows}
+
+    names = list(parts)
+    for place, one in enumerate(names):
+        assert pages(one)
+        for other in names[place + 1 :]:
+            assert not pages(one) & pages(other), (one, other)
+
+
 def test_arms_start_from_the_values_they_share():
     arms = recipe("_early_exit_arms")
     architecture = {
