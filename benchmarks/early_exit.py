@@ -1,9 +1,9 @@
 """What exits save of the time of a trained model: steps, drafts, capacity.
 
-    python benchmarks/early_exit.py                       an hour on two cores
+    python benchmarks/early_exit.py                 some hours on two cores
 
-Every backend in a process of its own, the same file, test text it was not
-trained on:
+Every backend in three processes of its own, the same file, test text it was
+not trained on:
 
 - `steps`: decoding with the threshold that the file holds against full depth,
   loss and time of the same steps, at several batch sizes;
@@ -13,16 +13,20 @@ trained on:
 - `peer`: the same weights as the Llama of transformers, if that is installed
   (`pip install transformers`), its logits equal to ours; its own greedy text
   with drafts by the exit (`assistant_early_exit`) against without;
-- `capacity`: whole texts, of each of which so many tokens go on.
+- `capacity`: whole texts, of each of which so many tokens go on, against the
+  model at full depth.
 
-What is compared takes turns, after a call that compiles. `ratio` is the median
-of paired ratios, with quartiles.
+What is compared takes turns, in random order, after three calls that are not
+counted. `ratio` is the median of paired ratios over all processes, with
+quartiles.
 """
 
 import argparse
 import importlib.util
 import json
 import math
+import random
+import statistics
 import sys
 import time
 
@@ -38,10 +42,11 @@ from _measure import (
 BATCHES = (1, 8, 64)
 CAPACITIES = (1.0, 0.75, 0.5, 0.25)
 DRAFT_BATCHES = (1, 8)
+WARM_UPS = 3
 COLUMNS = ("what", "backend", "batch", "setting", "seconds", "ratio")
 COLUMNS += ("ratio_q1", "ratio_q3", "exit_rate", "percent_more")
 COLUMNS += ("acceptance_rate", "identical", "repeated_4_grams", "repeats")
-COLUMNS += ("load",)
+COLUMNS += ("processes", "load")
 FULL = {"length": 256, "prompts": 100, "prompt": 64, "new": 128}
 SMOKE = {"length": 16, "prompts": 2, "prompt": 8, "new": 8}
 
@@ -54,7 +59,13 @@ def main():
     add("--dataset", default="wikitext2")
     add("--data-dir", help="folder of downloaded data files")
     add("--backend", nargs="+", help="default: all installed")
-    add("--repeats", type=int, default=30, help="of steps and capacity")
+    add("--processes", type=int, default=3)
+    add(
+        "--repeats",
+        type=int,
+        default=10,
+        help="of steps and capacity, in each process",
+    )
     add("--draft-length", type=int, default=4)
     add("--out", help="folder of the CSV, not results/")
     add("--smoke", action="store_true", help="short texts, few of them")
@@ -64,41 +75,90 @@ def main():
         return
     from orrery.testing import installed_backends
 
+    processes = 2 if arguments.smoke else arguments.processes
     rows, path = [], None
     for backend in arguments.backend or installed_backends():
         parts = ["steps", "drafts", "capacity"]
         if backend == "torch" and importlib.util.find_spec("transformers"):
             parts.append("peer")
         for what in parts:
-            task = {
-                "what": what,
-                "backend": backend,
-                "model": arguments.model,
-                "dataset": arguments.dataset,
-                "data_dir": arguments.data_dir,
-                "repeats": 2 if arguments.smoke else arguments.repeats,
-                "draft_length": arguments.draft_length,
-                "smoke": arguments.smoke,
-            }
-            found = run_task(__file__, task, backend, timeout=6 * 3600)
+            replies = [
+                run_task(
+                    __file__,
+                    {
+                        "what": what,
+                        "backend": backend,
+                        "model": arguments.model,
+                        "dataset": arguments.dataset,
+                        "data_dir": arguments.data_dir,
+                        "repeats": 2 if arguments.smoke else arguments.repeats,
+                        "draft_length": arguments.draft_length,
+                        "process": (process, processes),
+                        "smoke": arguments.smoke,
+                    },
+                    backend,
+                    timeout=6 * 3600,
+                )
+                for process in range(processes)
+            ]
             path = path or results_file(
                 "early_exit",
                 ["keras", "jax", "torch", "tensorflow"],
                 arguments.out,
-                accelerator=found["device"],
+                accelerator=replies[0]["device"],
                 smoke=arguments.smoke,
             )
-            for row in found["rows"]:
-                row |= {"what": what, "backend": backend}
-                row |= {"load": found["load"]}
+            for groups in zip(*(r["groups"] for r in replies), strict=True):
+                row = {
+                    **pooled(groups),
+                    "what": what,
+                    "backend": backend,
+                    "processes": processes,
+                    "load": max(found["load"] for found in replies),
+                }
                 rows.append({name: row.get(name, "") for name in COLUMNS})
                 print(rows[-1], flush=True)
             write_csv(path, rows)
     print(f"Wrote {path}")
 
 
+def pooled(groups):
+    """A row of the CSV from what each process has found."""
+    lists = {
+        name: [value for group in groups for value in group[name]]
+        for name, first in groups[0].items()
+        if isinstance(first, list)
+    }
+    before, after = lists.pop("before"), lists.pop("after")
+    ratio, low, high = spread(a / b for a, b in zip(before, after, strict=True))
+    row = {
+        "batch": groups[0]["batch"],
+        "setting": groups[0]["setting"],
+        "seconds": statistics.median(after),
+        "ratio": ratio,
+        "ratio_q1": low,
+        "ratio_q3": high,
+        "repeats": len(after),
+    }
+    if "same" in lists:
+        same = lists.pop("same")
+        row["identical"] = f"{sum(same)} of {len(same)}"
+    if "nats_more" in lists:
+        nats = statistics.fmean(lists.pop("nats_more"))
+        row["percent_more"] = 100 * math.expm1(nats)
+    return row | {name: statistics.fmean(v) for name, v in lists.items()}
+
+
 def measure(
-    what, backend, model, dataset, data_dir, repeats, draft_length, smoke
+    what,
+    backend,
+    model,
+    dataset,
+    data_dir,
+    repeats,
+    draft_length,
+    process,
+    smoke,
 ):
     import orrery
     from orrery.datasets import load_text
@@ -108,107 +168,102 @@ def measure(
         dataset, "byte", sequence_length=sizes["length"], data_dir=data_dir
     )
     windows = data.blocks("test")[0]
-    # Spread over the text: neighbours speak of the same.
+    # Spread over the text, for neighbours speak of the same; each process has
+    # its own.
     windows = windows[:: max(1, len(windows) // 2_000)]
+    prompts = windows[: sizes["prompts"], : sizes["prompt"]]
+    windows, prompts = (
+        part[process[0] :: process[1]] for part in (windows, prompts)
+    )
+    order = random.Random(process[0])
     if what == "steps":
-        rows = steps(model, windows, repeats, smoke)
+        groups = steps(model, windows, repeats, order, smoke)
     elif what == "drafts":
-        rows = drafts(model, windows, draft_length, sizes)
+        groups = drafts(model, prompts, draft_length, sizes["new"], order)
     elif what == "peer":
-        rows = peer(model, windows, draft_length, sizes)
+        groups = peer(model, prompts, draft_length, sizes["new"], order)
     else:
-        rows = capacities(model, windows, repeats, smoke)
-    return {"rows": rows, "device": device(backend)}
+        groups = capacities(model, windows, repeats, order, smoke)
+    return {"groups": groups, "device": device(backend)}
 
 
-def steps(model, windows, repeats, smoke):
+def taking_turns(runs, inputs, order):
+    """Of each input, the seconds and the results of all runs."""
+    for place, given in enumerate([*inputs[:1] * WARM_UPS, *inputs]):
+        seconds, found = [0.0] * len(runs), [None] * len(runs)
+        for index in order.sample(range(len(runs)), len(runs)):
+            start = time.perf_counter()
+            found[index] = runs[index](given)
+            seconds[index] = time.perf_counter() - start
+        if place >= WARM_UPS:
+            yield seconds, found
+
+
+def batches_of(windows, batch, count):
+    """So many batches, each of other windows as long as there are any."""
+    last = len(windows) - batch + 1
+    if last < 1:
+        raise SystemExit(f"the test text is too short for batches of {batch}")
+    starts = (place * batch % last for place in range(count))
+    return [windows[start : start + batch] for start in starts]
+
+
+def steps(model, windows, repeats, order, smoke):
     from orrery.zoo.exit_decoding import ExitDecoder
     from orrery.zoo.step_scores import score_steps
 
     if model.thresholds[0] is None:
         raise SystemExit("the model holds no threshold: nobody would leave")
-    decoder, rows = ExitDecoder(model), []
+    decoder, groups = ExitDecoder(model), []
+    runs = [
+        lambda tokens: score_steps(model, tokens),
+        lambda tokens: score_steps(decoder, tokens),
+    ]
     for batch in BATCHES[:2] if smoke else BATCHES:
-        times, losses = ([], []), ([], [])
-        exits = []
-        for repeat in range(repeats + 1):
-            # Other text each time, so that one easy page decides nothing.
-            first = (repeat * batch) % (len(windows) - batch + 1)
-            tokens = windows[first : first + batch]
-            for place, run in enumerate((model, decoder)):
-                start = time.perf_counter()
-                loss, left = score_steps(run, tokens)
-                seconds = time.perf_counter() - start
-                if repeat:  # The first compiles.
-                    times[place].append(seconds)
-                    losses[place].append(loss.mean(dtype="float64"))
-            if repeat:
-                exits.append(float((left == 0).mean()))
-        more = sum(losses[1]) / repeats - sum(losses[0]) / repeats
-        rows.append(
-            {
-                "batch": batch,
-                "setting": f"threshold {model.thresholds[0]:.4f}",
-                **compared(*times),
-                "exit_rate": sum(exits) / len(exits),
-                "percent_more": 100 * math.expm1(more),
-            }
-        )
-    return rows
+        setting = f"threshold {model.thresholds[0]:.4f}"
+        group = {"batch": batch, "setting": setting, "before": [], "after": []}
+        group |= {"exit_rate": [], "nats_more": []}
+        given = batches_of(windows, batch, repeats)
+        for seconds, found in taking_turns(runs, given, order):
+            (full, _), (loss, left) = found
+            group["before"].append(seconds[0])
+            group["after"].append(seconds[1])
+            group["exit_rate"].append(float((left == 0).mean()))
+            group["nats_more"].append(float(loss.mean() - full.mean()))
+        groups.append(group)
+    return groups
 
 
-def compared(before, after):
-    """Seconds of `after`, and how many times as long `before` took."""
-    ratios = [a / b for a, b in zip(before, after, strict=True)]
-    ratio, low, high = spread(ratios)
-    return {
-        "seconds": spread(after)[0],
-        "ratio": ratio,
-        "ratio_q1": low,
-        "ratio_q3": high,
-        "repeats": len(ratios),
-    }
-
-
-def drafts(model, windows, draft_length, sizes):
+def drafts(model, prompts, draft_length, new, order):
     from orrery.zoo.generation import generate
     from orrery.zoo.self_speculation import speculate
 
-    rows, length = [], sizes["prompt"] + sizes["new"]
-    prompts = windows[: sizes["prompts"] + 8, : sizes["prompt"]]
+    groups, length = [], prompts.shape[1] + new
+    runs = [
+        lambda given: generate(model, given, length, sampler="greedy"),
+        lambda given: speculate(
+            model, given, length, draft_length, return_stats=True
+        ),
+    ]
     for batch in DRAFT_BATCHES:
-        batch = min(batch, sizes["prompts"])
-        times, kept, same, repeated = ([], []), [], [], []
-        for first in range(0, sizes["prompts"] - batch + 1, batch):
-            given = prompts[first : first + batch]
-            for _ in range(1 if first else 2):  # The first compiles.
-                start = time.perf_counter()
-                plain = generate(model, given, length, sampler="greedy")
-                middle = time.perf_counter()
-                text, stats = speculate(
-                    model, given, length, draft_length, return_stats=True
-                )
-                end = time.perf_counter()
-            times[0].append(middle - start)
-            times[1].append(end - middle)
-            kept.append(stats["acceptance_rate"])
-            for one, two in zip(plain, text, strict=True):
-                same.append(bool((one == two).all()))
-                repeated.append(repetition(two[sizes["prompt"] :]))
-        rows.append(
-            {
-                "batch": batch,
-                "setting": f"{draft_length} drafts",
-                **compared(*times),
-                "acceptance_rate": sum(kept) / len(kept),
-                "identical": f"{sum(same)} of {len(same)}",
-                "repeated_4_grams": sum(repeated) / len(repeated),
-            }
-        )
-    return rows
+        batch = min(batch, len(prompts))
+        group = {"batch": batch, "setting": f"{draft_length} drafts"}
+        group |= {"before": [], "after": [], "acceptance_rate": [], "same": []}
+        group["repeated_4_grams"] = []
+        given = batches_of(prompts, batch, len(prompts) // batch)
+        for seconds, found in taking_turns(runs, given, order):
+            plain, (texts, stats) = found
+            group["before"].append(seconds[0])
+            group["after"].append(seconds[1])
+            group["acceptance_rate"].append(stats["acceptance_rate"])
+            for one, two in zip(plain, texts, strict=True):
+                group["same"].append(bool((one == two).all()))
+                group["repeated_4_grams"].append(repetition(two[-new:]))
+        groups.append(group)
+    return groups
 
 
-def peer(model, windows, draft_length, sizes):
+def peer(model, prompts, draft_length, new, order):
     """Batch 1, the prompts of `drafts`."""
     import torch
     import transformers
@@ -217,47 +272,48 @@ def peer(model, windows, draft_length, sizes):
 
     network = llama(model)
     with torch.no_grad():
-        tokens = tensor(windows[:2]).long()
-        theirs = network(tokens).logits.numpy()
-    ours = ops.convert_to_numpy(model(windows[:2]))
+        theirs = network(tensor(prompts[:2]).long()).logits.numpy()
+    ours = ops.convert_to_numpy(model(prompts[:2]))
     difference = float(abs(theirs - ours).max())
     assert difference < 1e-4, difference
-    drafts = {
+    by_exit = {
         "assistant_early_exit": model.exit_depths[0],
         "num_assistant_tokens": draft_length,
         "num_assistant_tokens_schedule": "constant",
         "assistant_confidence_threshold": 0.0,
     }
-    times, same, repeated = ([], []), [], []
-    for place, prompt in enumerate(windows[: sizes["prompts"]]):
-        given = tensor(prompt[None, : sizes["prompt"]]).long()
-        texts = []
-        for k, options in enumerate(({}, drafts)):
-            for _ in range(1 if place else 2):  # The first warms up.
-                start = time.perf_counter()
-                text = network.generate(
-                    given,
-                    attention_mask=torch.ones_like(given),
-                    do_sample=False,
-                    max_new_tokens=sizes["new"],
-                    suppress_tokens=[0, 1],
-                    **options,
-                )
-                seconds = time.perf_counter() - start
-            times[k].append(seconds)
-            texts.append(text[0].numpy())
-        same.append(bool((texts[0] == texts[1]).all()))
-        repeated.append(repetition(texts[1][sizes["prompt"] :]))
-    return [
-        {
-            "batch": 1,
-            "setting": f"transformers {transformers.__version__}, "
-            f"{draft_length} drafts",
-            **compared(*times),
-            "identical": f"{sum(same)} of {len(same)}",
-            "repeated_4_grams": sum(repeated) / len(repeated),
-        }
-    ]
+
+    def write(given, **options):
+        given = tensor(given).long()
+        text = network.generate(
+            given,
+            attention_mask=torch.ones_like(given),
+            do_sample=False,
+            max_new_tokens=new,
+            suppress_tokens=[0, 1],
+            **options,
+        )
+        return text[0].numpy()
+
+    group = {
+        "batch": 1,
+        "setting": f"transformers {transformers.__version__}, "
+        f"{draft_length} drafts",
+        "before": [],
+        "after": [],
+        "same": [],
+        "repeated_4_grams": [],
+    }
+    for seconds, (plain, text) in taking_turns(
+        [write, lambda given: write(given, **by_exit)],
+        batches_of(prompts, 1, len(prompts)),
+        order,
+    ):
+        group["before"].append(seconds[0])
+        group["after"].append(seconds[1])
+        group["same"].append(bool((plain == text).all()))
+        group["repeated_4_grams"].append(repetition(text[-new:]))
+    return [group]
 
 
 def repetition(tokens):
@@ -266,39 +322,37 @@ def repetition(tokens):
     return 1 - len(set(grams)) / len(grams)
 
 
-def capacities(model, windows, repeats, smoke):
+def capacities(model, windows, repeats, order, smoke):
     from keras import ops
     from orrery._backend import compile_function
 
-    rows, times = [], {capacity: [] for capacity in CAPACITIES}
-    routes = {
-        capacity: compile_function(
-            lambda tokens, c=capacity: model.route(tokens, "capacity", c)[
-                "logits"
-            ],
-            model.variables,
+    def compiled(function):
+        run = compile_function(function, model.variables)
+        return lambda tokens: ops.convert_to_numpy(run(tokens))
+
+    runs = [compiled(model)] + [
+        compiled(
+            lambda tokens, c=c: model.route(tokens, "capacity", c)["logits"]
         )
-        for capacity in CAPACITIES
-    }
+        for c in CAPACITIES
+    ]
     batch = 2 if smoke else 8
-    for repeat in range(repeats + 1):
-        first = (repeat * batch) % (len(windows) - batch + 1)
-        tokens = ops.convert_to_tensor(windows[first : first + batch])
-        for capacity, route in routes.items():
-            start = time.perf_counter()
-            ops.convert_to_numpy(route(tokens))
-            if repeat:
-                times[capacity].append(time.perf_counter() - start)
-    for capacity in CAPACITIES:
-        rows.append(
-            {
-                "batch": batch,
-                "setting": f"capacity {capacity}",
-                **compared(times[1.0], times[capacity]),
-                "exit_rate": 1 - capacity,
-            }
-        )
-    return rows
+    given = [
+        ops.convert_to_tensor(part)
+        for part in batches_of(windows, batch, repeats)
+    ]
+    times = [seconds for seconds, _ in taking_turns(runs, given, order)]
+    before, *others = zip(*times, strict=True)
+    return [
+        {
+            "batch": batch,
+            "setting": f"capacity {capacity}",
+            "before": list(before),
+            "after": list(after),
+            "exit_rate": [1 - capacity],
+        }
+        for capacity, after in zip(CAPACITIES, others, strict=True)
+    ]
 
 
 if __name__ == "__main__":

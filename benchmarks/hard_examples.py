@@ -109,15 +109,13 @@ def run(arguments):
             print(f"=== seed {seed}, {arm} ===", flush=True)
             lower = first_phase(seed, parts, architecture, arguments, root)
             if easy is None:
-                easy = easier_half(extended(lower, seed, architecture), parts)
+                easy = easier_half(extended(lower, seed), parts)
             if arm in ONE_PHASE:
                 model, steps = one_phase(
                     arm, seed, parts, architecture, arguments
                 )
             else:
-                model, steps = two_phases(
-                    arm, lower, seed, parts, architecture, arguments
-                )
+                model, steps = two_phases(arm, lower, seed, parts, arguments)
             rows.append(
                 {
                     "arm": arm,
@@ -186,11 +184,11 @@ def fit(model, part, epochs, seed, arguments):
     return steps
 
 
-def two_phases(arm, lower, seed, parts, architecture, arguments):
+def two_phases(arm, lower, seed, parts, arguments):
     from orrery.optimizers import adamw_cosine
     from orrery.zoo.ashem import create_hard_example_loader, train_upper_layers
 
-    model = extended(lower, seed, architecture)
+    model = extended(lower, seed)
     examples = examples_of(arm, model, parts, seed)
     hard = float(examples["weights"].sum(axis=1).mean())
     loader = create_hard_example_loader(examples, round(WINDOWS * hard), seed)
@@ -236,22 +234,12 @@ def first_phase(seed, parts, architecture, arguments, root):
     return model
 
 
-def extended(lower, seed, architecture):
+def extended(lower, seed):
     """Two layers more on top, with a head that starts as the exit's."""
     import keras
-    from orrery.zoo import EarlyExitLM
 
     keras.utils.set_random_seed(1_000 + seed)
-    model = EarlyExitLM(**architecture, blocks=(2, 2))
-    model.build()
-    for mine, theirs in (
-        (model.token_embedding, lower.token_embedding),
-        *zip(model.decoder_layers, lower.decoder_layers, strict=False),
-        *((norm, lower.exit_norms[0]) for norm in model.exit_norms),
-        *((head, lower.heads[0]) for head in model.heads),
-    ):
-        mine.set_weights(theirs.get_weights())
-    return model
+    return lower.extend(2, freeze=False)
 
 
 def examples_of(arm, model, parts, seed):

@@ -29,11 +29,18 @@ def run(arguments):
     if arguments.out is None:
         name = pathlib.Path(str(arguments.dataset)).stem
         arguments.out = default_folder(
-            f"early_exit_lm-legacy-{name}-{arguments.backend}", False
+            f"early_exit_lm-legacy-{name}-{arguments.backend}",
+            arguments.resume,
         )
     folder = arguments.out
     if (folder / "metrics.json").exists():
         raise SystemExit(f"--out {folder} holds a run; choose another folder")
+    kept = folder / "phase1.npz"
+    if kept.exists() and not arguments.resume:
+        raise SystemExit(
+            f"{kept} is there already: continue with --resume, or choose "
+            "another --out"
+        )
     open_folder(folder)
     texts, source = read(arguments)
     experiment = LegacyExperiment(
@@ -49,7 +56,7 @@ def run(arguments):
         flush=True,
     )
     results, details = run_legacy_protocol(
-        texts, experiment, lambda line: print(line, flush=True)
+        texts, experiment, lambda line: print(line, flush=True), kept
     )
     model = details["phase2"]
     measured = {

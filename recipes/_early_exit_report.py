@@ -45,7 +45,8 @@ def _draw(folder, metrics):
     save(figure, "pareto.png")
     figure = Figure(figsize=(12, 4), layout="constrained")
     histogram, reliability = figure.subplots(1, 2)
-    _draw_confidence(histogram, reliability, metrics["exits"])
+    chosen = metrics["chosen"]["threshold"]
+    _draw_confidence(histogram, reliability, metrics["exits"], chosen)
     save(figure, "confidence.png")
     figure = Figure(figsize=(11, 2.2), layout="constrained")
     _draw_paragraph(figure, metrics["paragraph"])
@@ -126,7 +127,7 @@ def _draw_speed(axes, metrics):
     axes.legend()
 
 
-def _draw_confidence(histogram, reliability, exits):
+def _draw_confidence(histogram, reliability, exits, chosen):
     counts = exits["histogram"]
     histogram.bar(
         [(k + 0.5) / len(counts) for k in range(len(counts))],
@@ -135,11 +136,11 @@ def _draw_confidence(histogram, reliability, exits):
         color=COLORS["propagate"],
         edgecolor="white",
     )
-    histogram.set(
-        xlabel="confidence",
-        ylabel="share of bytes",
-        title="Confidence at the exit, test text",
-    )
+    title = "Confidence at the exit, test text"
+    if chosen is not None:
+        histogram.axvline(chosen, color="0.3", linestyle=":")
+        title += "; who leaves is right of the line"
+    histogram.set(xlabel="confidence", ylabel="share of bytes", title=title)
     reliability.plot(
         exits["estimated"],
         exits["divergence"],

@@ -21,7 +21,7 @@ import _command_line
 ARMS = ("exits", "full", "shallow")
 DEFAULT_ARMS = ("exits", "shallow")
 LEGACY = {"backend", "data_dir", "seed", "dataset", "out", "smoke"}
-LEGACY |= {"protocol", "init"}
+LEGACY |= {"protocol", "init", "resume"}
 DEFAULTS = {
     "stdlib": {"preset": "early_exit_lm_stdlib", "epochs": 2},
     "wikitext2": {"preset": "early_exit_lm_small", "epochs": 2},

@@ -280,6 +280,72 @@ class EarlyExitLM(ExitRoutingModel):
             self.distillation * self.temperature**2 * ops.mean(weight * cost)
         )
 
+    # === A further block ===
+    def extend(self, num_new_layers, freeze=True):
+        """A new model with a block on top, and an exit where this one ends.
+
+        Weights are copied, those of its last norm and head too; the layers on
+        top are drawn anew. The new exit has no threshold yet, and a confidence
+        that is learned has yet to be fitted.
+
+        Args:
+            num_new_layers: int, layers of the new block.
+            freeze: bool, whether what this model had is not trained any
+                further, see `freeze_lower`. Defaults to `True`.
+        """
+        check_integer("num_new_layers", num_new_layers, 1)
+        model = type(self).from_config(
+            {
+                **self.get_config(),
+                "blocks": [*self.blocks, num_new_layers],
+                "threshold": [*self.thresholds, None],
+                "risks": None,
+                "name": None,
+            }
+        )
+        model.build()
+        names = "decoder_layers", "exit_norms", "heads", "routers"
+        pairs = [(self.token_embedding, model.token_embedding)]
+        for old, new in ((getattr(m, n) for m in (self, model)) for n in names):
+            pairs += zip(old, new, strict=False)
+        pairs.append((self.exit_norms[-1], model.exit_norms[-1]))
+        pairs.append((self.heads[-1], model.heads[-1]))
+        for old, new in pairs:
+            new.set_weights(old.get_weights())
+        if freeze:
+            model.freeze_lower(self.num_layers)
+        return model
+
+    def freeze_lower(self, num_layers, embedding=True, head=True):
+        """Train only what is above some layers; to be said before `compile`.
+
+        With the embedding and the head frozen, exits up to there say bit for
+        bit what they said before.
+
+        Args:
+            num_layers: int, how many layers are kept as they are, with the
+                norms and the own heads of the exits up to there.
+            embedding: bool, whether it is kept. Defaults to `True`.
+            head: bool, whether a head that all exits share is kept. Defaults
+                to `True`.
+        """
+        check_integer("num_layers", num_layers, 0)
+        if num_layers > self.num_layers:
+            raise ValueError(
+                f"`num_layers` must be at most {self.num_layers}, those of the "
+                f"model. Received: {num_layers}"
+            )
+        self.token_embedding.trainable = not embedding
+        for depth, layer in enumerate(self.decoder_layers, 1):
+            layer.trainable = depth > num_layers
+        for depth, norm in zip(self.exit_depths, self.exit_norms, strict=True):
+            norm.trainable = depth > num_layers
+        if len(self.heads) == 1:
+            self.heads[0].trainable = not head
+            return
+        for depth, own in zip(self.exit_depths, self.heads, strict=True):
+            own.trainable = depth > num_layers
+
     # === Streaming ===
     def initial_state(self, batch_size, max_length):
         """The caches of every layer before any token."""

@@ -231,6 +231,24 @@ def test_the_original_run(tmp_path, stopped, capsys):
     assert same["phase2"] == metrics["phase2"]
 
 
+def test_the_published_figures_are_those_on_record():
+    path = ROOT / "tests" / "golden" / "lego_ashem.v1.json"
+    golden = json.loads(path.read_text(encoding="utf-8"))
+    published = recipe("_ashem_published")
+    for phase, curves in (
+        ("phase1", published.PHASE1),
+        ("phase2", published.PHASE2),
+    ):
+        for name, values in curves.items():
+            column = golden[phase]["columns"].index(name)
+            rows = golden[phase]["epochs"]
+            assert values == [float(row[column]) for row in rows], name
+    on_record = {**golden["mining"], **golden["final"], **golden["integers"]}
+    for name, value in published.RESULTS.items():
+        if name in on_record:
+            assert value == pytest.approx(float(on_record[name])), name
+
+
 def test_a_text_too_short_to_divide(tmp_path, stopped):
     path = tmp_path / "short.txt"
     path.write_text("a rose is a rose\n" * 200)

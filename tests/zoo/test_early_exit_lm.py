@@ -331,6 +331,47 @@ def test_fit_learns_and_every_weight_moves(options):
         assert (numpy(weight.value) != old).any(), weight.path
 
 
+@pytest.mark.parametrize("head", ["tied", "shared", "separate"])
+def test_extended_by_a_block(head):
+    """What it said at its end, the new model says at its exit, for good."""
+    model = small(blocks=(1, 1), head=head, threshold=0.3)
+    deeper = model.extend(2)
+    assert deeper.blocks == (1, 1, 2)
+    assert deeper.thresholds == [pytest.approx(0.3), None]
+    before = numpy(model(TOKENS))
+    out = numpy(deeper.forward_train(TOKENS)["exit_logits"])
+    np.testing.assert_array_equal(out[1], before)
+    assert np.abs(out[2] - before).max() > 1e-3
+    deeper.compile(keras.optimizers.AdamW(1e-2))
+    inputs = {"tokens": TOKENS, "targets": TARGETS}
+    old = [numpy(w).copy() for w in deeper.weights]
+    deeper.fit(inputs, TARGETS, epochs=3, verbose=0)
+    moved = {
+        w.path
+        for w, value in zip(deeper.weights, old, strict=True)
+        if (numpy(w) != value).any()
+    } - {deeper.training_steps.path}
+    assert moved == {w.path for w in deeper.trainable_weights}
+    assert any("layer_3" in path for path in moved)
+    out = numpy(deeper.forward_train(TOKENS)["exit_logits"])
+    np.testing.assert_array_equal(out[1], before)
+
+
+def test_what_is_frozen():
+    model = small(head="tied")
+    count = len(model.trainable_weights)
+    model.freeze_lower(1, embedding=False, head=False)
+    kept = model.decoder_layers[0].weights + model.exit_norms[0].weights
+    assert len(model.trainable_weights) == count - len(kept)
+    model.freeze_lower(0, embedding=False, head=False)
+    assert len(model.trainable_weights) == count
+    for value in (-1, 4):
+        with pytest.raises(ValueError, match="num_layers"):
+            model.freeze_lower(value)
+    with pytest.raises(ValueError, match="num_new_layers"):
+        model.extend(0)
+
+
 def test_saved_thresholds_and_risks_come_back(tmp_path):
     model = small(threshold=0.3, confidence="learned", risks={"0.05": [0.9]})
     model.set_threshold(0.7)

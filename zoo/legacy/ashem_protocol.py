@@ -7,9 +7,13 @@ stops and is what is reported. `ashem.py` lists the faults.
 """
 
 import dataclasses
+import json
 import math
+import os
+import pathlib
 
 import keras
+import numpy as np
 
 from ..ashem_configs import ASHEMConfig
 from ..staged_training import UpperLayers
@@ -71,13 +75,15 @@ class LegacyExperiment:
             )
 
 
-def run_legacy_protocol(texts, experiment=None, say=print):
+def run_legacy_protocol(texts, experiment=None, say=print, kept=None):
     """Both phases, as published, each trained by `fit`.
 
     Args:
         texts: dict of `"train"` and `"valid"`, the texts; see `Corpus.texts`.
         experiment: a `LegacyExperiment`, or `None` for the original's.
         say: function of a line, which reports as the original did.
+        kept: path of a file that holds phase 1 when it is done. If it is there,
+            the run goes on from it, to the same end.
 
     Returns:
         A pair of dicts. The first is the original's: `model_name`,
@@ -106,7 +112,12 @@ def run_legacy_protocol(texts, experiment=None, say=print):
     )
     if experiment.init == "torch":
         draw_as_published(model, draws)
-    first = train_phase1(model, train, valid, experiment, say)
+    settings = {**dataclasses.asdict(experiment), "words": words}
+    first = None if kept is None else read_phase1(kept, model, settings)
+    if first is None:
+        first = train_phase1(model, train, valid, experiment, say)
+        if kept is not None:
+            keep_phase1(kept, model, first, settings)
     mined = mine(model, valid, experiment, say)
     deep = extend(model, mined["threshold"], experiment, draws)
     second = train_phase2(deep, mined, valid, experiment, draws, say)
@@ -177,6 +188,35 @@ def train_phase1(model, train, valid, experiment, say=print):
     )
     best = {"ppl": history["val_ppl"][best], "acc": history["val_acc"][best]}
     return {"history": history, "best": best, "time": seconds}
+
+
+def keep_phase1(path, model, first, settings):
+    """Write the weights of phase 1, and what it found, through a rename."""
+    path = pathlib.Path(path)
+    partial = path.with_name(path.name + ".partial.npz")
+    found = json.dumps({"first": first, "settings": settings})
+    np.savez(partial, *model.get_weights(), found=np.array(found))
+    os.replace(partial, path)
+
+
+def read_phase1(path, model, settings):
+    """What `keep_phase1` wrote, the weights put into the model, or `None`.
+
+    Raises:
+        ValueError: if it is of other settings.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return None
+    with np.load(path) as file:
+        found = json.loads(str(file["found"]))
+        if found["settings"] != json.loads(json.dumps(settings)):
+            raise ValueError(
+                f"{path} holds phase 1 of another run: {found['settings']}"
+            )
+        count = len(model.weights)
+        model.set_weights([file[f"arr_{index}"] for index in range(count)])
+    return found["first"]
 
 
 def mine(model, valid, experiment, say=print):

@@ -340,7 +340,7 @@ def experiment(max_epochs=2, **kwargs):
     )
 
 
-def test_the_experiment_runs_and_again_gives_the_same():
+def test_the_experiment_runs_and_continued_gives_the_same(tmp_path):
     lines = []
     results, details = run_legacy_protocol(texts(), experiment(), lines.append)
     golden = pathlib.Path(__file__).parents[2] / "golden/lego_ashem.v1.json"
@@ -377,7 +377,21 @@ def test_the_experiment_runs_and_again_gives_the_same():
     assert results["compute_cost"] == pytest.approx(
         1 - results["shallow_ratio"] / 2
     )
-    same, others = run_legacy_protocol(texts(), experiment(), lambda line: None)
+    kept = tmp_path / "phase1.npz"
+
+    def killed(line):
+        if "Hard example batches" in line:
+            raise OSError("killed")
+
+    with pytest.raises(OSError, match="killed"):
+        run_legacy_protocol(texts(), experiment(), killed, kept)
+    later = []
+    same, others = run_legacy_protocol(
+        texts(), experiment(), later.append, kept
+    )
+    assert later == lines[-len(later) :] and len(later) < len(lines)
+    with pytest.raises(ValueError, match="another run"):
+        run_legacy_protocol(texts(), experiment(1), lines.append, kept)
     for name, value in results.items():
         assert name.endswith("time") or same[name] == value
     assert others["phase1_history"] == first
