@@ -292,6 +292,9 @@ class EarlyExitLM(ExitRoutingModel):
             num_new_layers: int, layers of the new block.
             freeze: bool, whether what this model had is not trained any
                 further, see `freeze_lower`. Defaults to `True`.
+
+        Raises:
+            ValueError: if `num_new_layers` is below 1.
         """
         check_integer("num_new_layers", num_new_layers, 1)
         model = type(self).from_config(
@@ -328,6 +331,9 @@ class EarlyExitLM(ExitRoutingModel):
             embedding: bool, whether it is kept. Defaults to `True`.
             head: bool, whether a head that all exits share is kept. Defaults
                 to `True`.
+
+        Raises:
+            ValueError: if the model has fewer layers.
         """
         check_integer("num_layers", num_layers, 0)
         if num_layers > self.num_layers:

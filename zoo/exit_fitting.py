@@ -16,9 +16,9 @@ def fit_exit_heads(
     """Fit the learned confidences: what would leaving cost a token?
 
     Of every token the state at an exit and `KL(p_L || p_e)` are taken, the
-    network as it is; the exit heads are fitted to that divergence by its
-    Poisson deviance, whose best estimate is the mean. Any later training of the
-    network invalidates them.
+    network as it is; the exit heads are fitted to that divergence by the
+    Poisson loss `k - KL log k`, whose best estimate is the mean. Any later
+    training of the network invalidates them.
 
     Args:
         model: a built `EarlyExitLM` with `confidence="learned"`; its routers
@@ -31,7 +31,7 @@ def fit_exit_heads(
         seed: int, of the order. Defaults to `0`.
 
     Returns:
-        The mean deviance of every exit's last epoch, a list of floats.
+        The mean loss of every exit's last epoch, a list of floats.
 
     Raises:
         ValueError: if the confidence is not learned, or there is no exit.
@@ -96,6 +96,10 @@ def calibrate(
 
     Returns:
         The table, a list of dicts as `calibrate_threshold` returns them.
+
+    Raises:
+        ValueError: if the model has not two blocks, and where
+            `calibrate_threshold` raises one: too few windows, say.
     """
     if len(model.blocks) != 2:
         raise ValueError(

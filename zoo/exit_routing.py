@@ -97,6 +97,9 @@ class ExitRoutingModel(LanguageModel):
 
         Returns:
             The row of the table, a dict.
+
+        Raises:
+            ValueError: for a risk that is not in the table.
         """
         rows = {} if self.risks is None else self.risks["table"]
         known = {row["alpha"]: row for row in rows}
@@ -200,6 +203,10 @@ class ExitRoutingModel(LanguageModel):
         Returns:
             A dict: `logits` `(B, N, V)`; `exit`, int32 `(B, N)`, at which exit
             a token left; `confidence`, float32 `(B, N)`, at the first.
+
+        Raises:
+            ValueError: for another policy, a capacity that is out of its range,
+                missing or of no use, or a model of one block.
         """
         if policy not in POLICIES:
             raise ValueError(

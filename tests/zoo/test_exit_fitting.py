@@ -73,6 +73,16 @@ def test_measures_of_a_route():
     assert 0 < out["exit"].mean() < 1
 
 
+def test_measures_of_rows_that_share_a_capacity():
+    """Of three rows two go on, batch by batch, the number of rows unknown."""
+    model = small("max_prob")
+    out = measure_route(model, TOKENS[:6], TARGETS[:6], "rows", 0.5, 3)
+    for rows in (slice(0, 3), slice(3, 6)):
+        left = numpy(model.route(TOKENS[rows], "rows", 0.5)["exit"])
+        np.testing.assert_array_equal(out["exit"][rows], left)
+        assert ((left == 1).sum(axis=0) == 2).all()
+
+
 def test_learned_confidence_tells_what_leaving_costs():
     model = small()
     before = [numpy(w).copy() for w in model.trainable_weights]
@@ -108,12 +118,13 @@ def test_calibrated_risk_is_that_of_the_routed_network(kind, tmp_path):
     model = small("max_prob")
     options = {"kind": kind, "alphas": (0.1, 0.3), "thresholds": 8}
     if kind == "excess_nll":
-        options["bound"] = "wsr"
+        options |= {"bound": "wsr", "alphas": (0.1, 0.2)}
+    low, high = options["alphas"]
     table = calibrate(model, TOKENS, TARGETS, **options)
     assert model.thresholds == [None]
-    assert [row["alpha"] for row in table] == [0.1, 0.3]
+    assert [row["alpha"] for row in table] == [low, high]
     assert table[0]["exit_rate"] <= table[1]["exit_rate"]
-    row = model.set_risk(0.3)
+    row = model.set_risk(high)
     assert row == table[1] and row["feasible"]
     assert model.thresholds == [pytest.approx(row["threshold"])]
     routed = measure_route(model, TOKENS, TARGETS)
@@ -125,9 +136,9 @@ def test_calibrated_risk_is_that_of_the_routed_network(kind, tmp_path):
     assert row["exit_rate"] == pytest.approx((routed["exit"] == 0).mean())
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
-    assert again.set_risk(0.1) == table[0]
-    with pytest.raises(ValueError, match=r"\[0.1, 0.3\].*0.2"):
-        again.set_risk(0.2)
+    assert again.set_risk(low) == table[0]
+    with pytest.raises(ValueError, match=rf"\[{low}, {high}\].*0.15"):
+        again.set_risk(0.15)
 
 
 def test_bad_arguments():
