@@ -6,7 +6,7 @@ import os
 import keras
 from orrery.zoo.energy_measures import evaluate_energies
 
-MEASURES = ("drift", "spread_ratio", "shuffled_ratio")
+MEASURES = ("drift", "spread_ratio", "shuffled_ratio", "step_angle")
 
 
 class EnergyHistory(keras.callbacks.Callback):

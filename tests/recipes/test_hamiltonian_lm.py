@@ -19,7 +19,7 @@ RECIPE = ROOT / "recipes" / "hamiltonian_lm.py"
 BACKEND = keras.backend.backend()
 ARMS = ("base", "physics", "unpenalised", "euler", "autonomous")
 
-pytestmark = pytest.mark.one_backend("jax")
+as_a_user = pytest.mark.one_backend("jax")
 
 
 def command(*flags):
@@ -64,6 +64,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@as_a_user
 def test_leaves_everything_it_promises(run):
     names = ["config.json", "metrics.json", "report.md", "model.keras"]
     names += ["vocabulary.txt", *(f"{arm}/history.csv" for arm in ARMS)]
@@ -85,6 +86,7 @@ def test_leaves_everything_it_promises(run):
         assert metrics[arm]["contributions"].keys() == {"energy"}
 
 
+@as_a_user
 def test_energy_is_kept_by_structure(run):
     """Forward Euler has the same forces and keeps nothing: without penalty."""
     metrics = json.loads((run / "metrics.json").read_text())
@@ -103,6 +105,7 @@ def energies(folder, arm):
         return list(csv.DictReader(file))
 
 
+@as_a_user
 def test_energies_of_every_epoch_and_block(run):
     rows = energies(run, "physics")
     epochs = len(history(run, "physics"))
@@ -115,6 +118,7 @@ def test_energies_of_every_epoch_and_block(run):
     assert rows[0]["spread_ratio"] == "1.0" != rows[-1]["spread_ratio"]
 
 
+@as_a_user
 def test_measuring_energies_changes_no_training(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(RECIPE.parent))
     kept = importlib.import_module("_energy_history").EnergyHistory
@@ -143,6 +147,7 @@ def test_measuring_energies_changes_no_training(monkeypatch, tmp_path):
         assert float(row["drift"]) == pytest.approx(expected["drift"], rel=1e-5)
 
 
+@as_a_user
 def test_draws_pictures(run):
     pytest.importorskip("matplotlib")
     names = ["curves", "drift", "energies_by_epoch"]
@@ -152,6 +157,7 @@ def test_draws_pictures(run):
         assert f"{name}.png" in (run / "report.md").read_text()
 
 
+@as_a_user
 @pytest.mark.timeout(600)
 def test_same_seed_gives_the_same_history_even_if_killed(run, tmp_path):
     flags = ("--smoke", "--arms", "physics", "--out", tmp_path)
@@ -275,10 +281,12 @@ def test_arms_have_as_many_weights_in_their_blocks(preset, monkeypatch):
     assert physics == pytest.approx(base, rel=0.02)
 
 
+@as_a_user
 def test_does_not_overwrite_a_run(run, stopped):
     assert "--resume" in stopped("--smoke", "--out", run)
 
 
+@as_a_user
 def test_refuses_the_state_of_another_run(run, stopped):
     flags = "--smoke", "--out", run, "--resume", "--seed", 5
     assert "seed (0 in the file, 5 now)" in stopped(*flags)

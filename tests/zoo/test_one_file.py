@@ -15,7 +15,8 @@ from orrery.testing import (
     updated_weights,
 )
 from orrery.testing.cross_backend import run_in_process
-from orrery.zoo import KoopmanLM
+from orrery.zoo import HamiltonianLM, KoopmanLM
+from orrery.zoo.language_model import LanguageModel
 
 TOKENS = np.random.default_rng(0).integers(0, 50, (4, 13)).astype("int32")
 X, Y = TOKENS[:, :-1], TOKENS[:, 1:]
@@ -53,6 +54,18 @@ def edmd():
     )
 
 
+def hamiltonian():
+    """Blocks that integrate, a loss on their energy, operators beside them."""
+    sizes = {key: SIZES[key] for key in SIZES if key != "num_experts"}
+    return HamiltonianLM(
+        **sizes,
+        num_layers=2,
+        hidden_dim=24,
+        energy_weight=10.0,
+        koopman={"operator": "gradient", "lift_dim": 8},
+    )
+
+
 def bidirectional():
     """The mixer that no causal language model can have."""
     return keras.Sequential(
@@ -65,7 +78,9 @@ def bidirectional():
     )
 
 
-MODELS = {make.__name__: make for make in (gradient, edmd, bidirectional)}
+MODELS = {
+    make.__name__: make for make in (gradient, edmd, hamiltonian, bidirectional)
+}
 OPTIMIZERS = {
     "SGD": lambda: keras.optimizers.SGD(1e-3),
     "AdamW": lambda: keras.optimizers.AdamW(1e-3),
@@ -80,6 +95,8 @@ TRAINED = [
     ("gradient", "AdamW"),
     ("edmd", "SGD"),
     ("edmd", "guarded AdamW"),
+    ("hamiltonian", "SGD"),
+    ("hamiltonian", "AdamW"),
     ("bidirectional", "SGD"),
     ("bidirectional", "guarded AdamW"),
 ]
@@ -92,7 +109,7 @@ def file_of(model, path):
 
 def train(model, optimizer):
     """Weights after a few steps, with the loss that the model needs."""
-    if isinstance(model, KoopmanLM):
+    if isinstance(model, LanguageModel):
         return updated_weights(model, optimizer, {"tokens": X, "targets": Y}, Y)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     return updated_weights(model, optimizer, X, Y, loss=loss)
@@ -103,7 +120,7 @@ def build(path):
     for name, make in MODELS.items():
         keras.utils.set_random_seed(0)
         model = make()
-        if isinstance(model, KoopmanLM):
+        if isinstance(model, LanguageModel):
             model.build()
             model.koopman_weight.assign(0.1)
         train(model, keras.optimizers.AdamW(1e-2))
@@ -133,7 +150,7 @@ def outputs(file):
         "weights": np.concatenate([w.ravel() for w in model.get_weights()]),
         "logits": ops.convert_to_numpy(model(X)),
     }
-    if isinstance(model, KoopmanLM):
+    if isinstance(model, LanguageModel):
         perplexity.update_state(Y, model({"tokens": X, "targets": Y}))
         model.set_replaced(range(model.num_layers))
         found["replaced"] = ops.convert_to_numpy(model(X))
@@ -170,6 +187,7 @@ def of(differences, prefix):
     [
         ("gradient", {"replaced"}),
         ("edmd", {"replaced", "solved"}),
+        ("hamiltonian", {"replaced"}),
         ("bidirectional", set()),
     ],
 )
@@ -189,7 +207,8 @@ def test_outputs_whoever_wrote_the_file(model, operators, writer, differences):
 def test_updated_weights(model, optimizer, differences):
     found = of(differences, f"{model}, {optimizer}: ")
     assert found.pop("losses").absolute < 1e-4
-    weights = {"gradient": 30, "edmd": 20, "bidirectional": 8}
+    weights = {"gradient": 30, "edmd": 20, "hamiltonian": 30}
+    weights["bidirectional"] = 8
     assert len(found) > weights[model]
     for path, difference in found.items():
         assert difference.relative < 1e-4, (path, difference)
