@@ -146,14 +146,15 @@ def _draw_epochs(energies, target, save):
                     alpha=0.3 + 0.7 * block / len(blocks),
                     label=arm if block == len(blocks) else None,
                 )
-    drift.axhline(target, color="0.5", linestyle="--", label="target")
+    limit = {"color": "0.5", "linestyle": "--", "label": "target, alarm"}
+    drift.axhline(target, **limit)
     drift.set(title="Drift within a block, over the spread of E", yscale="log")
-    spread.axhline(0.5, color="0.5", linestyle="--", label="alarm below")
+    spread.axhline(0.5, **limit)
     spread.set(title="Spread of E / initial spread", yscale="log")
     for axes in (drift, spread):
         axes.set_xlabel("epoch; a line per block, the last one darkest")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend()
+    spread.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     save(figure, "energies_by_epoch.png")
 
 
