@@ -248,22 +248,24 @@ class EarlyExitLM(ExitRoutingModel):
             if index in self.exit_depths:
                 states.append(h)
         if training and targets is not None:
-            self._add_exit_losses(states, targets, sample_weight)
+            return self._add_losses(states, targets, sample_weight)
         return self.leave(h, -1, targets, sample_weight, training)
 
-    def _add_exit_losses(self, states, targets, weight):
+    def _add_losses(self, states, targets, weight):
         if weight is None:
             weight = ops.ones_like(targets, dtype="float32")
         weight = ops.cast(weight, "float32")
-        *states, last = states
+        *others, last = states
+        if self.distillation and others:
+            teacher = self.exit_logits(last, -1)
+            for index, state in enumerate(others):
+                self._distil(teacher, self.exit_logits(state, index), weight)
+        exits = []
         if self.exit_weight:
             scaled = weight * self._warmed_up() * self.exit_weight
-            for index, state in enumerate(states):
-                self.leave(state, index, targets, scaled, training=True)
-        if self.distillation and states:
-            teacher = self.exit_logits(last, -1)
-            for index, state in enumerate(states):
-                self._distil(teacher, self.exit_logits(state, index), weight)
+            exits = [(h, e, scaled) for e, h in enumerate(others)]
+        exits.append((last, len(others), weight))
+        return self.leave_together(exits, targets)
 
     def _warmed_up(self):
         """How much of the exits' weight counts at this step; counts it."""

@@ -70,6 +70,35 @@ class ExitRoutingModel(LanguageModel):
         )
         return head(hidden, targets, sample_weight, training=training)
 
+    def leave_together(self, exits, targets, training=True):
+        """The losses `(B, N)` of the last of several exits, all being added.
+
+        Args:
+            exits: list of triples, rising: a state `(B, N, d)`, the index of
+                its exit, and the weights of its losses, `(B, N)`.
+            targets: int tensor `(B, N)`.
+            training: bool.
+        """
+        # A head is called once: under JAX's `fit` the losses that a layer adds
+        # are dropped when it is called again (Keras 3.15).
+        groups = {}
+        for hidden, exit, weight in exits:
+            h = self.exit_dropout(
+                self.exit_norms[exit](hidden), training=training
+            )
+            head = exit if len(self.heads) > 1 else 0
+            groups.setdefault(head, []).append((h, weight))
+        for head, group in groups.items():
+            hidden, weights = zip(*group, strict=True)
+            nll = self.heads[head](
+                ops.concatenate(hidden, axis=0),
+                ops.concatenate([targets] * len(group), axis=0),
+                # The mean is over as many times the tokens.
+                ops.concatenate(weights, axis=0) * len(group),
+                training=training,
+            )
+        return nll[-ops.shape(targets)[0] :]
+
     def compute_confidence(self, hidden, previous=None, exit=0, logits=None):
         """The router's confidence `(B, N)` in the state before an exit.
 

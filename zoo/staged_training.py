@@ -58,17 +58,15 @@ class StagedTraining(keras.Model):
         if weight is None:
             weight = ops.ones_like(targets, dtype="float32")
         weight = ops.cast(weight, "float32")
-        h, nll = self.model.token_embedding(tokens), None
+        h, exits = self.model.token_embedding(tokens), []
         h = self.model.embedding_dropout(h, training=training)
         highest = max(i for i, w in enumerate(self.layer_weights, 1) if w)
         for depth in range(1, highest + 1):
             h = self.model.decoder_layers[depth - 1](h)
             if share := self.layer_weights[depth - 1]:
                 exit = sum(below < depth for below in self.model.exit_depths)
-                nll = self.model.leave(
-                    h, exit, targets, share * weight, training
-                )
-        return nll
+                exits.append((h, exit, share * weight))
+        return self.model.leave_together(exits, targets, training)
 
     def get_config(self):
         raise NotImplementedError("Save the model that it trains.")
