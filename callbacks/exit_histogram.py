@@ -33,9 +33,13 @@ class ExitHistogram(keras.callbacks.Callback):
 
     Example:
     ```python
+    tokens = np.zeros((4, 8), "int32")
+    model = EarlyExitLM(20, dim=8, blocks=(1, 1), num_heads=2)
+    model.compile("adam")
     histogram = ExitHistogram(tokens)
-    model.fit(inputs, targets, epochs=3, callbacks=[histogram])
-    histogram.history[-1]["left"]
+    inputs = {"tokens": tokens, "targets": tokens}
+    model.fit(inputs, epochs=3, callbacks=[histogram])
+    histogram.history[-1]["left"]  # [0, 32]: without a threshold all stay
     ```
     """
 

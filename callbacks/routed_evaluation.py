@@ -28,12 +28,14 @@ class RoutedEvaluation(keras.callbacks.Callback):
 
     Example:
     ```python
+    tokens = np.zeros((4, 8), "int32")
+    model = EarlyExitLM(20, dim=8, blocks=(1, 1), num_heads=2)
+    model.compile("adam")
     model.fit(
-        inputs,
-        targets,
-        epochs=50,
+        {"tokens": tokens, "targets": tokens},
+        epochs=3,
         callbacks=[
-            RoutedEvaluation(held_out_tokens, held_out_targets),
+            RoutedEvaluation(tokens, tokens),
             keras.callbacks.EarlyStopping(
                 "val_routed_loss", mode="min", restore_best_weights=True
             ),
