@@ -13,11 +13,16 @@ NEVER = 2.0
 
 
 def part_of(count, share):
-    """`ceil(share count)`, not raised by rounding; of an int, or a tensor."""
+    """`ceil(share count)`, not raised by rounding, at least 1.
+
+    Args:
+        count: int, or an int tensor.
+        share: float in (0, 1].
+    """
     if isinstance(count, int):
-        return math.ceil(share * count - 1e-4)
+        return max(1, math.ceil(share * count - 1e-4))
     part = ops.ceil(share * ops.cast(count, "float32") - 1e-4)
-    return ops.cast(part, "int32")
+    return ops.cast(ops.maximum(part, 1.0), "int32")
 
 
 def least_confident(confidence, count):

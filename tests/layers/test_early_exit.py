@@ -8,6 +8,7 @@ from orrery.layers import EarlyExitRouter
 from orrery.layers.early_exit import (
     gather_tokens,
     least_confident,
+    part_of,
     scatter_tokens,
 )
 
@@ -201,3 +202,13 @@ def test_bad_arguments():
         EarlyExitRouter("state_similarity")(HIDDEN)
     with pytest.raises(ValueError, match="length 1"):
         EarlyExitRouter(capacity=0.5)(HIDDEN[:, :1])
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "part"),
+    [(10, 0.3, 3), (30, 0.1, 3), (8, 0.26, 3), (8, 1.0, 8), (8, 1e-6, 1)],
+)
+def test_part_of_a_number_and_of_a_tensor(count, share, part):
+    assert part_of(count, share) == part
+    tensor = ops.convert_to_tensor(count, "int32")
+    assert int(ops.convert_to_numpy(part_of(tensor, share))) == part
