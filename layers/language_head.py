@@ -125,6 +125,8 @@ class LanguageHead(keras.layers.Layer):
             logits = self.embedding(hidden, reverse=True)
         else:
             logits = self.projection(hidden)
+        # Keras multiplies by a tied matrix in the matrix's precision.
+        logits = ops.cast(logits, self.compute_dtype)
         return logits + ops.cast(self.bias, logits.dtype)
 
     def _quantized_nll(self, hidden, targets):

@@ -59,6 +59,17 @@ def test_tied_head_shares_the_embedding():
     )
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_logits_have_the_dtype_that_is_declared(tied):
+    policy = {"dtype": "mixed_bfloat16"}
+    embedding = keras.layers.ReversibleEmbedding(20, 8, **policy)
+    embedding.build()
+    head = LanguageHead(20, embedding if tied else None, **policy)
+    declared = head.compute_output_spec(keras.KerasTensor((3, 7, 8)))
+    found = keras.backend.standardize_dtype(head(HIDDEN).dtype)
+    assert found == declared.dtype == "bfloat16"
+
+
 @pytest.mark.parametrize("size", [1, 0, 2.5])
 def test_bad_vocabulary_size(size):
     with pytest.raises(ValueError, match="vocabulary_size"):
