@@ -301,6 +301,8 @@ def test_drawn_weights_are_in_the_order_of_the_original():
 
 # Across backends
 
+REPEATED = {"tokens": TOKENS % 3, "targets": TARGETS % 3}
+
 
 def build(path):
     small(threshold=0.1).save(path)
@@ -312,11 +314,22 @@ def run(path):
     arrays = {"logits": numpy(model(TOKENS))}
     arrays["routed"] = numpy(model.route(TOKENS)["logits"])
     model.compile(published_optimizer(1e-3))
-    repeated = {"tokens": TOKENS % 3, "targets": TARGETS % 3}
-    model.fit(repeated, TARGETS, epochs=3, shuffle=False, verbose=0)
+    model.fit(REPEATED, TARGETS, epochs=3, shuffle=False, verbose=0)
     for i, weight in enumerate(model.get_weights()):
         arrays[f"weight_{i}"] = weight
     return arrays
+
+
+def test_gradients_there_are_clipped():
+    model = small(threshold=0.1)
+    before = [numpy(w).copy() for w in model.trainable_weights]
+    model.compile(keras.optimizers.SGD(1.0))
+    model.fit(REPEATED, TARGETS, epochs=1, shuffle=False, verbose=0)
+    moved = [
+        ((numpy(w) - old) ** 2).sum()
+        for w, old in zip(model.trainable_weights, before, strict=True)
+    ]
+    assert np.sqrt(sum(moved)) > published_optimizer(1e-3).global_clipnorm
 
 
 @pytest.mark.cross_backend
