@@ -108,6 +108,8 @@ class CausalSelfAttention(keras.layers.Layer):
         x: float tensor `(B, N, d)`.
         positions: int tensor `(B, N)`, rising along a row, where the tokens
             are some of a longer text; `0 ... N - 1` if not given.
+        seen: float tensor `(B, N, d)`, what keys and values are made of; `x`
+            if not given.
 
     Returns:
         float tensor `(B, N, d)`.
@@ -186,10 +188,12 @@ class CausalSelfAttention(keras.layers.Layer):
         heads = x.shape[-1] // self.head_dim
         return ops.reshape(x, (*ops.shape(x)[:2], heads, self.head_dim))
 
-    def call(self, x, positions=None):
+    def call(self, x, positions=None, seen=None):
         if positions is None:
             positions = ops.arange(0, ops.shape(x)[1], dtype="int32")
         q, k, v = self._heads(x, positions)
+        if seen is not None:
+            k, v = self._keys_and_values(seen, positions)
         y = self.attend(q, k, v)
         return self.output_projection(ops.reshape(y, ops.shape(x)))
 
@@ -249,10 +253,13 @@ class CausalSelfAttention(keras.layers.Layer):
 
     def entry(self, x, index):
         """The keys and values of tokens, for the cost of these alone."""
+        pair = self._keys_and_values(x, self._positions(x, index))
+        return tuple(map(self._in_caches, pair))
+
+    def _keys_and_values(self, x, positions):
         first = self.num_heads * self.head_dim
         k, v = ops.split(self._some_columns(x, slice(first, None)), 2, axis=2)
-        k = rotary(k, self._positions(x, index))
-        return self._in_caches(k), self._in_caches(v)
+        return rotary(k, positions), v
 
     def write(self, state, entry, index):
         """The caches with the keys and values of tokens at `index`..."""

@@ -21,6 +21,7 @@ class DecoderBlock(keras.layers.Layer):
     Call arguments:
         x: float tensor `(B, N, d)`.
         positions: int tensor `(B, N)`, for a mixer that takes it.
+        seen: float tensor `(B, N, d)`, likewise; it is normalised as x is.
 
     Returns:
         float tensor `(B, N, d)`.
@@ -62,9 +63,11 @@ class DecoderBlock(keras.layers.Layer):
             if not layer.built:
                 layer.build(input_shape)
 
-    def call(self, x, positions=None):
-        where = {} if positions is None else {"positions": positions}
-        y = self.mixer(self.mixer_norm(x), **where)
+    def call(self, x, positions=None, seen=None):
+        given = {} if positions is None else {"positions": positions}
+        if seen is not None:
+            given["seen"] = self.mixer_norm(seen)
+        y = self.mixer(self.mixer_norm(x), **given)
         x = x + self.mixer_dropout(y)
         y = self.feedforward(self.feedforward_norm(x))
         return x + self.feedforward_dropout(y)

@@ -38,7 +38,7 @@ def _built(architecture):
 
 
 def train_arm(model, data, blocks, folder, settings, resume):
-    """Train one arm and say how it does on validation and test text."""
+    """Train one arm; how it does on validation and test text, if there."""
     rows = len(data.blocks("train")[0][: settings["limit"]])
     steps = settings["epochs"] * -(-rows // settings["batch_size"])
     model.exit_warmup = int(EXIT_WARMUP * steps)
@@ -54,6 +54,7 @@ def train_arm(model, data, blocks, folder, settings, resume):
         **{
             split: score(model, blocks[split], settings["batch_size"])
             for split in ("valid", "test")
+            if split in blocks
         },
     }
 

@@ -26,15 +26,17 @@ class EarlyExitLM(ExitRoutingModel):
     which tokens leave. A layer is a pre-norm residual step of causal attention,
     then of SwiGLU.
 
-    Where losses are, what is trained and who leaves are three things apart:
-    all tokens see all layers in training, with the loss
+    Where losses are, what is trained and who leaves are three things apart.
+    The loss is
 
         CE(z_L) + sum_e [ w CE(z_e) + kappa tau^2 KL(p_L || p_e) ],
-        p = softmax(z / tau), no gradient into p_L;
+        p = softmax(z / tau), no gradient into p_L,
 
-    `trainable` says what is trained; thresholds matter in `route` and to an
-    `ExitDecoder` alone, and `generate` is at full depth. No gradient reaches a
-    learned confidence: it is fitted afterwards, by `fit_exit_heads`.
+    and all tokens go through all layers, though some are seen there as they
+    were at an exit (`random_exits`). `trainable` says what is trained;
+    thresholds matter in `route` and to an `ExitDecoder` alone, and `generate`
+    is at full depth. No gradient reaches a learned confidence: it is fitted
+    afterwards, by `fit_exit_heads`.
 
     Args:
         vocabulary_size: int, V. Defaults to `256`, bytes.
@@ -58,6 +60,10 @@ class EarlyExitLM(ExitRoutingModel):
         distillation: float kappa >= 0; above 0 the logits are built whole in
             training. Defaults to `0`.
         temperature: float tau > 0. Defaults to `2`.
+        random_exits: float r in [0, 1]. In training each row draws a share from
+            U(0, r) at every exit, and of its tokens that share leaves there:
+            deeper layers attend to them as they were, as under `"propagate"`.
+            They themselves go on, and have all losses. Defaults to `0`.
         embedding_stddev: float, deviation of the initial embeddings. Defaults
             to `0.02`.
         risks: dict or `None`, what `set_risk` may choose from; see
@@ -112,6 +118,7 @@ class EarlyExitLM(ExitRoutingModel):
         exit_warmup=0,
         distillation=0.0,
         temperature=2.0,
+        random_exits=0.0,
         embedding_stddev=0.02,
         risks=None,
         **kwargs,
@@ -137,6 +144,9 @@ class EarlyExitLM(ExitRoutingModel):
         check_integer("exit_warmup", exit_warmup, 0)
         check_real("distillation", distillation, "from 0 on", lambda k: k >= 0)
         check_real("temperature", temperature, "above 0", lambda t: t > 0)
+        check_real(
+            "random_exits", random_exits, "in [0, 1]", lambda r: 0 <= r <= 1
+        )
 
         # === Layers ===
         policy = {"dtype": self.dtype_policy}
@@ -207,6 +217,9 @@ class EarlyExitLM(ExitRoutingModel):
         self.exit_warmup = exit_warmup
         self.distillation = distillation
         self.temperature = temperature
+        self.random_exits = random_exits
+        # The seed is a weight of the model only where it is drawn from.
+        self.draws = keras.random.SeedGenerator() if random_exits else None
         self.embedding_stddev = embedding_stddev
         self.risks = risks
 
@@ -242,19 +255,27 @@ class EarlyExitLM(ExitRoutingModel):
         h = self.embedding_dropout(
             self.token_embedding(tokens), training=training
         )
-        states = []
-        for index, layer in enumerate(self.decoder_layers, 1):
-            h = layer(h, training=training)
-            if index in self.exit_depths:
-                states.append(h)
         if training and targets is not None:
-            return self._add_losses(states, targets, sample_weight)
+            return self._train(h, targets, sample_weight)
+        for layer in self.decoder_layers:
+            h = layer(h, training=training)
         return self.leave(h, -1, targets, sample_weight, training)
 
-    def _add_losses(self, states, targets, weight):
+    def _train(self, h, targets, weight):
+        """Add the losses of all exits; those `(B, N)` of the last."""
         if weight is None:
             weight = ops.ones_like(targets, dtype="float32")
         weight = ops.cast(weight, "float32")
+        states, seen, stays = [], None, None
+        for depth, layer in enumerate(self.decoder_layers, 1):
+            if stays is not None:
+                seen = ops.where(stays, h, seen)
+            h = layer(h, seen=seen, training=True)
+            if depth in self.exit_depths:
+                states.append(h)
+                if self.draws is not None:
+                    seen = h if stays is None else ops.where(stays, h, seen)
+                    stays = self._by_chance(stays, ops.shape(targets))
         *others, last = states
         if self.distillation and others:
             teacher = self.exit_logits(last, -1)
@@ -266,6 +287,14 @@ class EarlyExitLM(ExitRoutingModel):
             exits = [(h, e, scaled) for e, h in enumerate(others)]
         exits.append((last, len(others), weight))
         return self.leave_together(exits, targets)
+
+    def _by_chance(self, stays, shape):
+        """Who goes on past an exit, bool `(B, N, 1)`, of those who `stay`."""
+        share = keras.random.uniform(
+            (shape[0], 1, 1), 0, self.random_exits, seed=self.draws
+        )
+        drawn = keras.random.uniform((*shape, 1), seed=self.draws) >= share
+        return drawn if stays is None else ops.logical_and(stays, drawn)
 
     def _warmed_up(self):
         """How much of the exits' weight counts at this step; counts it."""
@@ -388,6 +417,7 @@ class EarlyExitLM(ExitRoutingModel):
             "exit_warmup": self.exit_warmup,
             "distillation": self.distillation,
             "temperature": self.temperature,
+            "random_exits": self.random_exits,
             "embedding_stddev": self.embedding_stddev,
             "risks": self.risks,
         }

@@ -7,7 +7,8 @@ PRESETS = {
         "blocks": (3, 7),
         "num_heads": 6,
         "num_key_value_heads": 1,
-        "distillation": 0.5,
+        "exit_weight": 1.0,
+        "random_exits": 1.0,
     },
     "early_exit_lm_stdlib": {
         "vocabulary_size": 256,
@@ -15,6 +16,7 @@ PRESETS = {
         "blocks": (1, 3),
         "num_heads": 4,
         "num_key_value_heads": 1,
-        "distillation": 0.5,
+        "exit_weight": 1.0,
+        "random_exits": 1.0,
     },
 }

@@ -146,6 +146,17 @@ def test_energy_weight(smoke, tmp_path):
     numbers(rows[2], "energy_of_loss", "drift")
 
 
+def test_exit_training(smoke, tmp_path):
+    rows = smoke("exit_training", *SMOKE, "--out", tmp_path / "runs")
+    assert [row["arm"] for row in rows] == ["preset", "no random exits"]
+    for row in rows:
+        numbers(row, "perplexity", "exit_perplexity", "exit_weight")
+        for policy in ("propagate", "defer"):
+            assert 0 <= float(row[f"leave_for_1_percent_{policy}"]) < 1
+            assert math.isfinite(float(row[f"half_leave_{policy}"]))
+    assert [float(row["random_exits"]) for row in rows] == [1, 0]
+
+
 def test_learning_rate(smoke, tmp_path):
     rows = smoke("learning_rate", *SMOKE, "--out", tmp_path / "runs")
     assert [row["arm"] for row in rows] == [

@@ -19,16 +19,21 @@ def turn(x, base=10_000.0):
     return np.concatenate([pairs.real, pairs.imag], -1)
 
 
-def reference(layer, x):
+def reference(layer, x, seen=None):
     x = x.astype("float64")
+    seen = x if seen is None else seen.astype("float64")
     batch, length, width = x.shape
     heads = layer.num_heads
     joint = ops.convert_to_numpy(layer.query_key_value.kernel)
     output = ops.convert_to_numpy(layer.output_projection.kernel)
     shared = layer.num_key_value_heads * width // heads
     q, k, v = (
-        part.reshape(batch, length, -1, width // heads)
-        for part in np.split(x @ joint, [width, width + shared], axis=-1)
+        (source @ part).reshape(batch, length, -1, width // heads)
+        for source, part in zip(
+            (x, seen, seen),
+            np.split(joint, [width, width + shared], axis=-1),
+            strict=True,
+        )
     )
     q, k = turn(q), turn(k)
     k, v = (np.repeat(a, heads // a.shape[2], axis=2) for a in (k, v))
@@ -57,6 +62,17 @@ def test_later_tokens_change_nothing_earlier():
     after = ops.convert_to_numpy(layer(changed))
     np.testing.assert_array_equal(before[:, :5], after[:, :5])
     assert np.abs(before[:, 5:] - after[:, 5:]).min() > 0
+
+
+@pytest.mark.parametrize("key_value_heads", [None, 2])
+def test_keys_and_values_of_something_else(key_value_heads):
+    layer = CausalSelfAttention(4, key_value_heads)
+    seen = X[::-1].copy()
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(layer(X, seen=seen)),
+        reference(layer, X, seen),
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("fused", [True, False])

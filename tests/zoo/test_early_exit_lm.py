@@ -56,12 +56,14 @@ def log_softmax(x):
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
-def attend(w, u, heads=2):
+def attend(w, u, seen=None, heads=2):
     batch, length, width = u.shape
     shape = batch, length, heads, width // heads
+    kernels = np.split(w["query_key_value/kernel"], 3, -1)
+    sources = (u, *(2 * [u if seen is None else seen]))
     q, k, v = (
-        part.reshape(shape)
-        for part in np.split(u @ w["query_key_value/kernel"], 3, -1)
+        (source @ kernel).reshape(shape)
+        for source, kernel in zip(sources, kernels, strict=True)
     )
     half = shape[-1] // 2
     angle = np.arange(length)[:, None] * 10_000.0 ** (-np.arange(half) / half)
@@ -175,6 +177,51 @@ def test_loss_is_what_the_docstring_says():
         (weight * nll[1]).mean(),
         rtol=1e-5,
     )
+
+
+def test_who_left_by_chance_is_seen_as_it_was():
+    model = small(random_exits=0.8, exit_weight=0.25, distillation=0.5)
+    stays = RANDOM.random(TOKENS.shape) < 0.6
+    model._by_chance = lambda *_: ops.convert_to_tensor(stays[..., None])
+    nll = numpy(model({"tokens": TOKENS, "targets": TARGETS}, training=True))
+    h = left = reference_states(model, TOKENS)[1]
+    z = [reference_logits(model, h, 0)]
+    for layer in model.decoder_layers[1:]:
+        w = values(layer)
+        seen = np.where(stays[..., None], h, left)
+        u, others = (rms(x, w["mixer_norm/scale"]) for x in (h, seen))
+        h = h + attend(w, u, others)
+        h = h + feed(w, rms(h, w["feedforward_norm/scale"]))
+    z.append(reference_logits(model, h, 1))
+    first, last = (
+        -np.take_along_axis(log_softmax(x), TARGETS[..., None], -1)[..., 0]
+        for x in z
+    )
+    np.testing.assert_allclose(nll, last, atol=1e-5)
+    student, teacher = (log_softmax(x / 2.0) for x in z)
+    kl = (np.exp(teacher) * (teacher - student)).sum(-1)
+    expected = (0.25 * first + last + 0.5 * 4.0 * kl).mean()
+    np.testing.assert_allclose(
+        sum(float(numpy(loss)) for loss in model.losses), expected, rtol=1e-5
+    )
+    model._by_chance = lambda *_: ops.ones((3, 12, 1), "bool")
+    nll = model({"tokens": TOKENS, "targets": TARGETS}, training=True)
+    plain = model({"tokens": TOKENS, "targets": TARGETS})
+    np.testing.assert_allclose(numpy(nll), numpy(plain), atol=1e-5)
+
+
+def test_shares_that_leave_by_chance_are_even():
+    """Of a row U(0, r), and at the next exit as many of those that stay."""
+    model = small(blocks=(1, 1, 1), random_exits=0.8)
+    shape = 2000, 100
+    one = numpy(model._by_chance(None, shape))
+    shares = 1 - one.mean(axis=(1, 2))
+    np.testing.assert_allclose(
+        np.quantile(shares, [0.1, 0.5, 0.9]), [0.08, 0.4, 0.72], atol=0.04
+    )
+    two = numpy(model._by_chance(ops.convert_to_tensor(one), shape))
+    assert not (two & ~one).any()
+    np.testing.assert_allclose(two.mean(), 0.36, atol=0.02)
 
 
 def test_weight_of_the_exits_rises_with_the_steps():
@@ -317,7 +364,10 @@ def test_streaming_equals_the_full_pass():
         )
 
 
-@pytest.mark.parametrize("options", [{}, {"distillation": 0.5, "head": "tied"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"distillation": 0.5, "head": "tied"}, {"random_exits": 0.5}],
+)
 def test_fit_learns_and_every_weight_moves(options):
     model = small(head="separate", exit_weight=0.5)
     if options:
@@ -394,6 +444,7 @@ def test_bad_arguments():
         ("exit_weight", -1),
         ("exit_warmup", -1),
         ("temperature", 0),
+        ("random_exits", 1.5),
         ("dropout", 1.0),
         ("threshold", 1.5),
         ("threshold", [0.5, 0.5]),
