@@ -28,7 +28,7 @@ def command(*flags):
 
 def recipe(*flags):
     done = subprocess.run(
-        command(*flags), capture_output=True, text=True, timeout=280
+        command(*flags), capture_output=True, text=True, timeout=580
     )
     assert done.returncode == 0, done.stderr[-3000:]
 

@@ -26,7 +26,7 @@ def command(*flags):
 
 def recipe(*flags, check=True, env=None):
     done = subprocess.run(
-        command(*flags), capture_output=True, text=True, timeout=280, env=env
+        command(*flags), capture_output=True, text=True, timeout=580, env=env
     )
     if check:
         assert done.returncode == 0, done.stderr[-3000:]
@@ -236,7 +236,7 @@ def test_operators_in_fallback_fail_the_run(tmp_path):
         env={**os.environ, "PYTHONPATH": str(RECIPE.parent)},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=580,
     )
     assert done.returncode == 1
     assert "in fallback for 100% of its epochs" in done.stderr
