@@ -6,7 +6,8 @@ Every backend in three processes of its own, the same file, test text it was
 not trained on:
 
 - `steps`: decoding with the threshold that the file holds against full depth,
-  loss and time of the same steps, at several batch sizes;
+  loss and time of the same steps, at several batch sizes, and, so that no
+  decoder is taken for a saving, with a threshold at which nobody leaves;
 - `drafts`: greedy text by self-speculation against `generate`, from natural
   prompts; drafts kept, texts identical, and the share of 4-grams that repeat,
   for a text that goes in circles is easy to draft;
@@ -18,13 +19,16 @@ not trained on:
 
 What is compared takes turns, in random order, after three calls that are not
 counted. `ratio` is the median of paired ratios over all processes, with
-quartiles.
+quartiles; `percent_more`, the perplexity above that of full depth, is of a text
+long enough to tell, by the steps of the largest batch, with a 95 % t interval
+over its windows.
 """
 
 import argparse
 import importlib.util
 import json
 import math
+import os
 import random
 import statistics
 import sys
@@ -32,6 +36,7 @@ import time
 
 from _measure import (
     device,
+    half_width,
     reply,
     results_file,
     run_task,
@@ -45,10 +50,12 @@ DRAFT_BATCHES = (1, 8)
 WARM_UPS = 3
 COLUMNS = ("what", "backend", "batch", "setting", "seconds", "ratio")
 COLUMNS += ("ratio_q1", "ratio_q3", "exit_rate", "percent_more")
+COLUMNS += ("percent_more_low", "percent_more_high", "windows")
 COLUMNS += ("acceptance_rate", "identical", "repeated_4_grams", "repeats")
-COLUMNS += ("processes", "load")
-FULL = {"length": 256, "prompts": 100, "prompt": 64, "new": 128}
-SMOKE = {"length": 16, "prompts": 2, "prompt": 8, "new": 8}
+COLUMNS += ("processes", "threads", "load")
+FULL = {"length": 256, "windows": 1_920, "prompts": 100, "prompt": 64}
+FULL |= {"new": 128}
+SMOKE = {"length": 16, "windows": 32, "prompts": 2, "prompt": 8, "new": 8}
 
 
 def main():
@@ -114,6 +121,7 @@ def main():
                     "what": what,
                     "backend": backend,
                     "processes": processes,
+                    "threads": os.cpu_count(),
                     "load": max(found["load"] for found in replies),
                 }
                 rows.append({name: row.get(name, "") for name in COLUMNS})
@@ -144,8 +152,11 @@ def pooled(groups):
         same = lists.pop("same")
         row["identical"] = f"{sum(same)} of {len(same)}"
     if "nats_more" in lists:
-        nats = statistics.fmean(lists.pop("nats_more"))
-        row["percent_more"] = 100 * math.expm1(nats)
+        nats = lists.pop("nats_more")
+        mean, half = statistics.fmean(nats), half_width(nats)
+        row["windows"] = len(nats)
+        for name, edge in (("", 0), ("_low", -half), ("_high", half)):
+            row[f"percent_more{name}"] = 100 * math.expm1(mean + edge)
     return row | {name: statistics.fmean(v) for name, v in lists.items()}
 
 
@@ -160,6 +171,7 @@ def measure(
     process,
     smoke,
 ):
+    import numpy as np
     import orrery
     from orrery.datasets import load_text
 
@@ -168,18 +180,23 @@ def measure(
         dataset, "byte", sequence_length=sizes["length"], data_dir=data_dir
     )
     windows = data.blocks("test")[0]
-    # Spread over the text, for neighbours speak of the same; each process has
-    # its own.
-    windows = windows[:: max(1, len(windows) // 2_000)]
-    prompts = windows[: sizes["prompts"], : sizes["prompt"]]
-    windows, prompts = (
-        part[process[0] :: process[1]] for part in (windows, prompts)
-    )
+
+    def some(count):
+        """From all over the text; each process has its own, shuffled."""
+        count = min(count, len(windows))
+        chosen = np.linspace(0, len(windows) - 1, count).astype(int)
+        mine = windows[chosen[process[0] :: process[1]]]
+        return np.random.default_rng(0).permutation(mine)
+
+    prompts = some(sizes["prompts"])[:, : sizes["prompt"]]
+    windows = some(sizes["windows"])
     order = random.Random(process[0])
     if what == "steps":
         groups = steps(model, windows, repeats, order, smoke)
     elif what == "drafts":
-        groups = drafts(model, prompts, draft_length, sizes["new"], order)
+        groups = drafts(
+            model, prompts, repeats, draft_length, sizes["new"], order
+        )
     elif what == "peer":
         groups = peer(model, prompts, draft_length, sizes["new"], order)
     else:
@@ -212,29 +229,44 @@ def steps(model, windows, repeats, order, smoke):
     from orrery.zoo.exit_decoding import ExitDecoder
     from orrery.zoo.step_scores import score_steps
 
-    if model.thresholds[0] is None:
+    level = model.thresholds[0]
+    if level is None:
         raise SystemExit("the model holds no threshold: nobody would leave")
     decoder, groups = ExitDecoder(model), []
+
+    def decode(tokens, threshold):
+        model.set_threshold(threshold)
+        return score_steps(decoder, tokens)
+
     runs = [
         lambda tokens: score_steps(model, tokens),
-        lambda tokens: score_steps(decoder, tokens),
+        lambda tokens: decode(tokens, None),
+        lambda tokens: decode(tokens, level),
     ]
-    for batch in BATCHES[:2] if smoke else BATCHES:
-        setting = f"threshold {model.thresholds[0]:.4f}"
-        group = {"batch": batch, "setting": setting, "before": [], "after": []}
-        group |= {"exit_rate": [], "nats_more": []}
+    batches = BATCHES[:2] if smoke else BATCHES
+    more = []
+    for tokens in batches_of(windows, batches[-1], len(windows) // batches[-1]):
+        full, loss = runs[0](tokens)[0], runs[2](tokens)[0]
+        more += (loss - full).mean(axis=1, dtype="float64").tolist()
+    for batch in batches:
+        nobody, leaving = (
+            {"batch": batch, "setting": setting, "before": [], "after": []}
+            for setting in ("nobody leaves", f"threshold {level:.4f}")
+        )
+        leaving |= {"exit_rate": [], "nats_more": more}
         given = batches_of(windows, batch, repeats)
         for seconds, found in taking_turns(runs, given, order):
-            (full, _), (loss, left) = found
-            group["before"].append(seconds[0])
-            group["after"].append(seconds[1])
-            group["exit_rate"].append(float((left == 0).mean()))
-            group["nats_more"].append(float(loss.mean() - full.mean()))
-        groups.append(group)
+            for group, after in zip(
+                (nobody, leaving), seconds[1:], strict=True
+            ):
+                group["before"].append(seconds[0])
+                group["after"].append(after)
+            leaving["exit_rate"].append(float((found[2][1] == 0).mean()))
+        groups += [nobody, leaving]
     return groups
 
 
-def drafts(model, prompts, draft_length, new, order):
+def drafts(model, prompts, repeats, draft_length, new, order):
     from orrery.zoo.generation import generate
     from orrery.zoo.self_speculation import speculate
 
@@ -250,7 +282,8 @@ def drafts(model, prompts, draft_length, new, order):
         group = {"batch": batch, "setting": f"{draft_length} drafts"}
         group |= {"before": [], "after": [], "acceptance_rate": [], "same": []}
         group["repeated_4_grams"] = []
-        given = batches_of(prompts, batch, len(prompts) // batch)
+        count = max(repeats, len(prompts) // batch)
+        given = batches_of(prompts, batch, count)
         for seconds, found in taking_turns(runs, given, order):
             plain, (texts, stats) = found
             group["before"].append(seconds[0])

@@ -41,7 +41,9 @@ def main(argv=None):
     flags.add_argument("--preset", default="early_exit_lm_stdlib")
     flags.add_argument("--epochs", type=int, default=2)
     flags.add_argument("--learning-rate", type=float, default=2e-3)
-    run(_command_line.parse(flags, argv))
+    arguments = _command_line.parse(flags, argv)
+    arguments.saves_per_epoch = 1
+    run(arguments)
 
 
 def run(arguments):

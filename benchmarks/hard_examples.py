@@ -18,7 +18,8 @@ windows, to the nearest epoch:
   trains no layer, only a norm and a head beside the exit's, for the hard ones.
 
 Arms are chosen among by validation text; test text is scored once, all tokens
-at full depth and half of them leaving at the exit of their own network. `easy`
+at full depth and half of them leaving at the exit of their own network, where
+deeper layers see them as they were there. `easy`
 and `hard` are halves of it at full depth, the same for all arms of a seed: by
 the confidence of the first phase's two layers. Costs are over those of four
 layers. The table has each run, and paired differences of the logarithm of test
@@ -122,7 +123,7 @@ def run(arguments):
                     "seed": seed,
                     **settings,
                     "steps": steps,
-                    **measure(model, parts, easy),
+                    **measure(arm, model, parts, easy),
                     "difference": "",
                     "interval_95": "",
                 }
@@ -288,10 +289,10 @@ def easier_half(model, parts):
     return found[..., 0] >= np.median(known)
 
 
-def measure(model, parts, easy):
+def measure(arm, model, parts, easy):
     """Validation and test text, at full depth and with half leaving."""
     import numpy as np
-    from orrery.zoo.exit_measures import measure_exits
+    from orrery.zoo.exit_measures import measure_exits, measure_route
 
     def losses(split):
         """Of every exit, `(n, N, E)`, and the first one's confidence."""
@@ -306,17 +307,13 @@ def measure(model, parts, easy):
     def perplexity(part):
         return math.exp(part.mean())
 
-    level = np.inf
+    full = losses("test")[0][..., -1]
+    routed, leave = full, 0.0
     if model.routers:
-        level = np.median(losses("threshold")[1])
-    found, confidence = losses("test")
-    full, left = found[..., -1], confidence >= level
-    routed = np.where(left, found[..., 0], full)
-    layer = 4 * model.dim**2 + 3 * model.dim * model.hidden_dim
-    head = model.vocabulary_size * model.dim
-    depth = model.num_layers
-    if model.routers:
-        depth = float(np.where(left, model.blocks[0], depth).mean())
+        model.set_threshold(float(np.median(losses("threshold")[1])))
+        found = measure_route(model, *parts["test"], batch_size=WINDOWS)
+        routed = found["loss"].astype("float64")
+        leave = float((found["exit"] == 0).mean())
     return {
         "parameters": sum(math.prod(w.shape) for w in of_the_model(model)),
         "valid_perplexity": perplexity(losses("valid")[0][..., -1]),
@@ -326,15 +323,22 @@ def measure(model, parts, easy):
         ),
         "easy_perplexity": perplexity(full[easy]),
         "hard_perplexity": perplexity(full[~easy]),
-        "leave": float(left.mean()),
+        "leave": leave,
         "routed_perplexity": perplexity(routed),
-        "layers_only": depth / 4,
-        # Whoever reaches the exit needs its head, to be confident or not.
-        "macs_with_head": (
-            depth * layer + head * (1 + bool(model.routers) * (~left).mean())
-        )
-        / (4 * layer + head),
+        "macs_with_head": cost(arm, model, leave),
     }
+
+
+def cost(arm, model, leave):
+    """Multiply-accumulates with heads, over those of four layers."""
+    layer = 4 * model.dim**2 + 3 * model.dim * model.hidden_dim
+    head = model.vocabulary_size * model.dim
+    full = 4 * layer + head
+    if not model.routers:
+        return (model.num_layers * layer + head) / full
+    if arm == "head_only":  # The layers above add nothing: none need run.
+        return (2 * layer + head + (1 - leave) * head) / full
+    return model.compute_cost([leave], "propagate")["macs_with_head"]
 
 
 def of_the_model(model):

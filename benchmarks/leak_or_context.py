@@ -239,6 +239,8 @@ def mine(lower, mined, parts, experiment):
     found = collect_hard_examples(lower, [(x[drawn], y[drawn])], 1.0)
     order = np.argsort(found["confidences"], kind="stable")
     hard = np.zeros(x[drawn].size, "float32")
+    # A confidence of exactly 1 would be missing, and shift all behind it.
+    assert len(order) == hard.size, (len(order), hard.size)
     hard[order[: hard.size // 2]] = 1.0
     return {
         "states": found["window_states"],

@@ -19,6 +19,7 @@ class ExitHistogram(keras.callbacks.Callback):
             `20`.
         every: int, epochs between counts, the first after epoch `every`.
             Defaults to `1`.
+        policy: see `EarlyExitLM.route`. Defaults to `"propagate"`.
         batch_size: int. Defaults to `32`.
         prefix: string. Defaults to `"exit_"`.
 
@@ -28,8 +29,9 @@ class ExitHistogram(keras.callbacks.Callback):
             `confidence`, how many fell into each bin.
 
     Raises:
-        ValueError: if `bins` or `every` is below 1.
-        TypeError: when training begins, if the model has no exits.
+        ValueError: if `bins` or `every` is below 1; when training begins, if
+            the only exit is the last.
+        TypeError: when training begins, if the model is none with exits.
 
     Example:
     ```python
@@ -43,7 +45,15 @@ class ExitHistogram(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, tokens, bins=20, every=1, batch_size=32, prefix="exit_"):
+    def __init__(
+        self,
+        tokens,
+        bins=20,
+        every=1,
+        policy="propagate",
+        batch_size=32,
+        prefix="exit_",
+    ):
         super().__init__()
         for name, value in (("bins", bins), ("every", every)):
             if value < 1:
@@ -53,6 +63,7 @@ class ExitHistogram(keras.callbacks.Callback):
         self.tokens = tokens
         self.bins = bins
         self.every = every
+        self.policy = policy
         self.batch_size = batch_size
         self.prefix = prefix
         self.history = []
@@ -65,7 +76,7 @@ class ExitHistogram(keras.callbacks.Callback):
             return
         model = self.model
         found = model.measure_route(
-            self.tokens, self.tokens, batch_size=self.batch_size
+            self.tokens, self.tokens, self.policy, batch_size=self.batch_size
         )
         exits = len(model.blocks)
         left = np.bincount(found["exit"].ravel(), minlength=exits)

@@ -24,7 +24,8 @@ class RoutedEvaluation(keras.callbacks.Callback):
         prefix: string. Defaults to `"val_routed_"`.
 
     Raises:
-        TypeError: when training begins, if the model has no exits.
+        TypeError: when training begins, if the model is none with exits.
+        ValueError: likewise, if its only exit is the last.
 
     Example:
     ```python
@@ -87,9 +88,10 @@ class RoutedEvaluation(keras.callbacks.Callback):
 
 
 def require_routes(model, callback):
-    """Raise a TypeError for a model without exits."""
+    """Raise a TypeError or ValueError for a model without exits."""
     if not hasattr(model, "measure_route"):
         raise TypeError(
             f"{callback} needs a language model with exits, like EarlyExitLM. "
             f"Received: {model.__class__.__name__}"
         )
+    model.require_exit(callback)

@@ -23,6 +23,11 @@ class EpochOrder(keras.utils.PyDataset):
     by the global state of Python's `random`, which no resumed run can repeat.
     An epoch that does not begin with batch 0 is therefore an error.
 
+    A pass over the examples that takes hours may be divided into `parts`, so
+    that what happens at the end of an epoch happens more often: epoch e is
+    then part `e mod parts` of pass `e div parts`. All parts have as many
+    batches; for the last ones some examples are drawn once more.
+
     Args:
         num_examples: int > 0.
         batch_size: int, examples per batch. Defaults to `32`.
@@ -30,17 +35,26 @@ class EpochOrder(keras.utils.PyDataset):
             Defaults to `True`.
         seed: int >= 0, first half of the order's key. Defaults to `0`.
         epoch: int >= 0, the first epoch. Defaults to `0`.
+        parts: int, epochs that make up a pass. Defaults to `1`.
 
     Raises:
-        ValueError: if `batch_size` is below 1, or `seed` or `epoch` negative.
+        ValueError: if `batch_size` or `parts` is below 1, or `seed` or `epoch`
+            negative.
     """
 
     def __init__(
-        self, num_examples, batch_size=32, shuffle=True, seed=0, epoch=0
+        self,
+        num_examples,
+        batch_size=32,
+        shuffle=True,
+        seed=0,
+        epoch=0,
+        parts=1,
     ):
         super().__init__()
         self.num_examples = num_examples
         self.batch_size = _at_least(1, batch_size, "batch_size")
+        self.parts = _at_least(1, parts, "parts")
         self.shuffle = bool(shuffle)
         self.seed = _at_least(0, seed, "seed")
         self._requested = None
@@ -54,14 +68,16 @@ class EpochOrder(keras.utils.PyDataset):
         """
         self.epoch = _at_least(0, epoch, "epoch")
         order = np.arange(self.num_examples)
+        passes, self._part = divmod(self.epoch, self.parts)
         if self.shuffle:
-            key = [self.seed, self.epoch]
+            key = [self.seed, passes]
             order = np.random.default_rng(key).permutation(len(order))
         # np.resize repeats the order from its start.
-        self._order = np.resize(order, len(self) * self.batch_size)
+        self._order = np.resize(order, self.parts * len(self) * self.batch_size)
 
     def __len__(self):
-        return -(-self.num_examples // self.batch_size)
+        batches = -(-self.num_examples // self.batch_size)
+        return -(-batches // self.parts)
 
     def rows(self, index):
         """The examples of a batch, and how many of them are not filling.
@@ -87,9 +103,10 @@ class EpochOrder(keras.utils.PyDataset):
                     f"batch {index}"
                 )
             self._requested += 1
-        start = index * self.batch_size
+        start = (self._part * len(self) + index) * self.batch_size
         rows = self._order[start : start + self.batch_size]
-        return rows, min(self.batch_size, self.num_examples - start)
+        missing = self.num_examples - start
+        return rows, min(self.batch_size, missing) if missing > 0 else len(rows)
 
     def on_epoch_begin(self):
         """Keras calls this before it asks for the batches of an epoch."""

@@ -26,6 +26,8 @@ class LanguageBatches(EpochOrder):
             A model cannot complain of others: a gather takes them from the
             end of the table, or makes them NaN. Defaults to `None`, every id
             that is not negative.
+        parts: int, epochs that make up a pass over the examples, see
+            `EpochOrder`. Defaults to `1`.
 
     Returns:
         Item `i` is `(inputs, y, sample_weight)` where `inputs` is the dict
@@ -35,8 +37,8 @@ class LanguageBatches(EpochOrder):
     Raises:
         TypeError: if `x` or `y` are not integers.
         ValueError: if `x` and `y` are not both `(n, length)` with `n > 0`,
-            `y[:, :-1] != x[:, 1:]`, an id is out of range, `batch_size` is
-            below 1, or `seed` or `epoch` is negative.
+            `y[:, :-1] != x[:, 1:]`, an id is out of range, `batch_size` or
+            `parts` is below 1, or `seed` or `epoch` is negative.
 
     Example:
     >>> x = np.arange(12).reshape(3, 4)
@@ -59,6 +61,7 @@ class LanguageBatches(EpochOrder):
         seed=0,
         epoch=0,
         vocabulary_size=None,
+        parts=1,
     ):
         self.x = _int32(x, "x")
         self.y = _int32(y, "y")
@@ -74,7 +77,7 @@ class LanguageBatches(EpochOrder):
             )
         for ids in (self.x, self.y[:, -1]):
             check_ids(ids, vocabulary_size)
-        super().__init__(len(self.x), batch_size, shuffle, seed, epoch)
+        super().__init__(len(self.x), batch_size, shuffle, seed, epoch, parts)
 
     def __getitem__(self, index):
         rows, genuine = self.rows(index)

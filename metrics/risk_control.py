@@ -3,6 +3,7 @@
 import bisect
 import functools
 import math
+import numbers
 
 import numpy as np
 
@@ -119,8 +120,9 @@ def calibrate_threshold(
             probability at most delta, for any losses. `"crc"`, conformal risk
             control: `n / (n + 1) R + 1 / (n + 1) <= alpha`, of which the
             expectation is at most alpha, for losses that no exit of another
-            token changes. `"quantile"`, alpha is the share that goes on, and
-            nothing is promised.
+            token changes, and that only grow as more leave: `"disagree"`.
+            `"quantile"`, alpha is the share that goes on, and nothing is
+            promised.
         bound: of `"ltt"`: `"hb"` (Hoeffding and Bentkus), `"wsr"` (betting,
             tighter where losses vary little). Defaults to `"hb"`.
         thresholds: int, how many are tried, see `fixed_thresholds`; or an
@@ -169,6 +171,11 @@ def calibrate_threshold(
         check_real(
             name, value, f"between 0 and {top}", lambda a, top=top: 0 < a < top
         )
+    if method == "crc" and kind == "excess_nll":
+        raise ValueError(
+            "`method='crc'` needs losses that only grow as more leave, which "
+            "kind='excess_nll' does not have: use method='ltt'."
+        )
     n = len(confidences)
     if method == "quantile":
         level = float(np.quantile(confidences, alpha))
@@ -187,7 +194,7 @@ def calibrate_threshold(
         return p <= delta, p
 
     _require_enough(n, passes, alpha, delta, method)
-    if isinstance(thresholds, int):
+    if isinstance(thresholds, numbers.Integral):
         thresholds = fixed_thresholds(thresholds)
     found, risk, p_value = None, np.zeros(n), None
     for level in np.unique(thresholds)[::-1]:

@@ -50,7 +50,7 @@ def train_arm(model, data, blocks, folder, settings, resume):
         **count_weights(model),
         "cost": cost_over_full_depth(model, sum(blocks_of_all)),
         "seconds": sum(history["seconds"]),
-        "seconds_per_epoch": float(np.median(history["seconds"])),
+        "seconds_per_epoch": sum(history["seconds"]) / settings["epochs"],
         **{
             split: score(model, blocks[split], settings["batch_size"])
             for split in ("valid", "test")

@@ -148,6 +148,7 @@ def settings_of(arm, arguments, architecture, data):
         "epochs": arguments.epochs,
         "batch_size": arguments.batch_size,
         "learning_rate": arguments.learning_rate,
+        "saves_per_epoch": arguments.saves_per_epoch,
         "seed": arguments.seed,
         "limit": SMOKE_BLOCKS if arguments.smoke else None,
         "backend": arguments.backend,

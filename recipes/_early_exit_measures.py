@@ -38,7 +38,7 @@ def measure(models, blocks, arguments):
     """
     model, size = models["exits"], arguments.batch_size
     calibration, test = (
-        tuple(part[:: max(1, len(part) // WINDOWS)] for part in blocks[split])
+        tuple(spread(part) for part in blocks[split])
         for split in ("calibration", "test")
     )
     rows, chosen = thresholds(model, calibration, size)
@@ -51,6 +51,12 @@ def measure(models, blocks, arguments):
     yield "speeds", speeds(models, rows, chosen, test[0], arguments.smoke)
     yield "drafts", drafts(model, test[0], arguments.smoke)
     model.set_threshold(chosen)
+
+
+def spread(windows):
+    """At most `WINDOWS` of them, evenly from the first to the last."""
+    count = min(WINDOWS, len(windows))
+    return windows[np.linspace(0, len(windows) - 1, count).astype(int)]
 
 
 def thresholds(model, block, batch_size):
@@ -242,8 +248,11 @@ def speeds(models, rows, chosen, windows, smoke):
             ("exits", level, lambda tokens: score_steps(decoder, tokens))
             for level in levels
         ),
-        ("exits, chosen", chosen, lambda tokens: score_steps(decoder, tokens)),
     ]
+    if chosen is not None:
+        runs.append(
+            ("exits, chosen", chosen, lambda t: score_steps(decoder, t))
+        )
     runs += [
         (f"arm {arm}", None, lambda t, arm=arm: score_steps(models[arm], t))
         for arm in models
@@ -254,9 +263,11 @@ def speeds(models, rows, chosen, windows, smoke):
     for batch, repeats in (SMOKE_BATCHES if smoke else BATCHES).items():
         batch = min(batch, len(windows))
         times, losses, exits = ([[] for _ in runs] for _ in range(3))
+        # Each time other text, from all over it.
+        order = np.random.default_rng(0).permutation(len(windows))
         for repeat in range(-1, repeats):  # The first compiles.
             first = max(repeat, 0) * batch % (len(windows) - batch + 1)
-            tokens = windows[first : first + batch, :length]
+            tokens = windows[order[first : first + batch], :length]
             for place, (_, level, run) in enumerate(runs):
                 model.set_threshold(level)
                 start = time.perf_counter()
@@ -293,7 +304,8 @@ def drafts(model, windows, smoke):
     """Greedy text with drafts and without, from natural prompts."""
     length = SMOKE_TIMED if smoke else TIMED
     rows = []
-    for prompt in windows[:PROMPTS, : min(PROMPT, length // 2)]:
+    some = np.linspace(0, len(windows) - 1, PROMPTS).astype(int)
+    for prompt in windows[some, : min(PROMPT, length // 2)]:
         for _ in range(1 if rows else 2):  # The first compiles.
             start = time.perf_counter()
             text, stats = speculate(model, prompt, length, return_stats=True)

@@ -38,19 +38,22 @@ def train(
         config: dict, what must agree between a run and its continuation. Of
             it are used `epochs`, `batch_size` (sequences), `learning_rate`
             (the highest), `warmup` (fraction of the steps, 0.05 if not there),
-            `seed` (of order and dropout) and `limit` (blocks of each split, or
-            `None`).
+            `seed` (of order and dropout), `limit` (blocks of each split, or
+            `None`) and `saves_per_epoch` (1 if not there): an epoch of Keras
+            is that part of a pass over the data.
         callbacks: further callbacks, before the state is written.
         resume: bool, whether to continue from `state.npz`.
         compile_model: function of the model that compiles it; `None` is AdamW
             under a warm-up and cosine schedule, with `Perplexity`.
 
     Returns:
-        The history, a dict of lists with one entry per epoch.
+        The history, a dict of lists with one entry per epoch of Keras.
     """
     check_state(folder, config, resume)
     folder.mkdir(parents=True, exist_ok=True)
     limit, batch_size = config["limit"], config["batch_size"]
+    parts = config.get("saves_per_epoch", 1)
+    epochs = config["epochs"] * parts
     x, y = data.blocks("train")
     size = len(data.vocabulary)
     batches = LanguageBatches(
@@ -59,6 +62,7 @@ def train(
         batch_size,
         seed=config["seed"],
         vocabulary_size=size,
+        parts=parts,
     )
     x, y = data.blocks("valid")
     valid = LanguageBatches(
@@ -69,7 +73,7 @@ def train(
     else:
         model.compile(
             optimizer=adamw_cosine(
-                config["epochs"] * len(batches),
+                epochs * len(batches),
                 config["learning_rate"],
                 warmup=config.get("warmup", 0.05),
             ),
@@ -87,7 +91,7 @@ def train(
         batches,
         validation_data=valid,
         initial_epoch=state.initial_epoch,
-        epochs=config["epochs"],
+        epochs=epochs,
         shuffle=False,
         callbacks=[*callbacks, state],
         verbose=1 if sys.stdout.isatty() else 2,

@@ -47,6 +47,12 @@ def command_line(argv=None):
             help=f"{what} (default: {text[name]}, for wikitext2 "
             f"{wikitext2[name]})",
         )
+    add(
+        "--saves-per-epoch",
+        type=int,
+        default=1,
+        help="how often the state is written from which --resume goes on",
+    )
     add("--learning-rate", type=float, default=2e-3, help="the highest")
     add(
         "--arms",
@@ -78,6 +84,11 @@ def command_line(argv=None):
         )
     if arguments.epochs is not None and arguments.epochs < 1:
         flags.error(f"--epochs must be at least 1; got {arguments.epochs}")
+    if arguments.saves_per_epoch < 1:
+        flags.error(
+            "--saves-per-epoch must be at least 1; got "
+            f"{arguments.saves_per_epoch}"
+        )
     if "exits" not in arguments.arms:
         flags.error(f"--arms must have exits; got {' '.join(arguments.arms)}")
     return arguments

@@ -48,42 +48,49 @@ def map_tokens(function, *arrays):
     return keras.tree.map_structure(whole, mapped)
 
 
-def compute_confidence(model, hidden_state):
-    """The largest probability at the first exit, whatever its router uses.
+def compute_confidence(model, hidden_state, depth=None):
+    """The largest probability at an exit, whatever its router uses.
 
     Args:
         model: a built `EarlyExitLM`.
         hidden_state: float tensor `(B, T, d)`, the state before the exit.
+        depth: int, the layers below it; the next exit is asked. `None` is the
+            first exit.
 
     Returns:
         float32 tensor `(B, T)`, in [0, 1].
     """
+    depths = model.exit_depths
+    exit = 0 if depth is None else sum(below < depth for below in depths)
 
     def largest(hidden):
-        z = ops.cast(model.exit_logits(hidden, 0), "float32")
+        z = ops.cast(model.exit_logits(hidden, exit), "float32")
         highest = ops.max(z, axis=-1, keepdims=True)
         return 1.0 / ops.sum(ops.exp(z - highest), axis=-1)
 
     return map_tokens(largest, hidden_state)
 
 
-def compute_confidence_threshold(model, batches, target_ratio, batch_size=32):
+def compute_confidence_threshold(
+    model, batches, target_ratio, batch_size=32, depth=None
+):
     """The threshold below which a given share of the tokens lies.
 
     Args:
-        model: a built `EarlyExitLM`; its first exit is asked, which for a
-            model of one block is its end.
+        model: a built `EarlyExitLM`.
         batches: `LanguageBatches`, or an iterable of pairs `(tokens,
             targets)`, int `(b, T)`.
         target_ratio: float in [0, 1], the share that is to be hard.
         batch_size: int, windows at a time. Defaults to `32`.
+        depth: int, the layers after which the next exit is asked; `None` is
+            the first exit, which for a model of one block is its end.
 
     Returns:
         The quantile, linear between two confidences, a float.
     """
     check_real("target_ratio", target_ratio, "in [0, 1]", lambda r: 0 <= r <= 1)
     tokens, _ = windows(batches)
-    exit = _FirstExit(model, states=False)
+    exit = _FirstExit(model, states=False, depth=depth)
     confidences = exit.predict(tokens, batch_size=batch_size, verbose=0)
     return float(np.quantile(confidences.astype("float64"), target_ratio))
 
@@ -222,14 +229,15 @@ def windows(batches):
 class _FirstExit(keras.Model):
     """Confidences at the first exit, with or without the states there."""
 
-    def __init__(self, model, states):
+    def __init__(self, model, states, depth=None):
         super().__init__(name="first_exit")
         self.model = model
         self.states = states
+        self.depth = depth
 
     def call(self, tokens):
-        h = self.model.forward_to_hidden(tokens)
-        confidence = compute_confidence(self.model, h)
+        h = self.model.forward_to_hidden(tokens, self.depth)
+        confidence = compute_confidence(self.model, h, self.depth)
         return (h, confidence) if self.states else confidence
 
 

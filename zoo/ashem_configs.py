@@ -47,7 +47,8 @@ class TrainingConfig:
     Args:
         stages: sequence of `StageConfig`, at least one, no layer in two.
         routing_threshold: float in [0, 1], or `None`: nobody leaves. No loss
-            depends on it. Defaults to `None`.
+            depends on it; `zoo.legacy.ashem.evaluate` routes by it. Defaults
+            to `None`.
         exit_layer: int, the layers below the exit. Defaults to `1`.
 
     Raises:

@@ -130,15 +130,23 @@ class EarlyExitLM(ExitRoutingModel):
             ("num_heads", num_heads),
         ):
             check_integer(name, value, 1)
+        if not isinstance(blocks, (list, tuple)) or not blocks:
+            raise ValueError(
+                "`blocks` must be a sequence of at least one number of layers. "
+                f"Received: {blocks!r}"
+            )
         blocks = tuple(blocks)
-        if not blocks:
-            raise ValueError("`blocks` must name at least one block.")
         for size in blocks:
             check_integer("blocks", size, 1)
         if head not in HEADS:
             raise ValueError(
                 f"`head` must be one of {HEADS}. Received: {head!r}"
             )
+        if hidden_dim is not None:
+            check_integer("hidden_dim", hidden_dim, 1)
+        check_real(
+            "embedding_stddev", embedding_stddev, "from 0 on", lambda s: s >= 0
+        )
         check_real("dropout", dropout, "in [0, 1)", lambda rate: 0 <= rate < 1)
         check_real("exit_weight", exit_weight, "from 0 on", lambda w: w >= 0)
         check_integer("exit_warmup", exit_warmup, 0)

@@ -18,7 +18,8 @@ def fit_exit_heads(
     Of every token the state at an exit and `KL(p_L || p_e)` are taken, the
     network as it is; the exit heads are fitted to that divergence by the
     Poisson loss `k - KL log k`, whose best estimate is the mean. Any later
-    training of the network invalidates them.
+    training of the network invalidates them, and they invalidate thresholds
+    that were calibrated before: the model's `risks` are gone.
 
     Args:
         model: a built `EarlyExitLM` with `confidence="learned"`; its routers
@@ -44,7 +45,7 @@ def fit_exit_heads(
         )
     check_integer("epochs", epochs, 1)
     check_real("learning_rate", learning_rate, "above 0", lambda r: r > 0)
-    costs = []
+    costs, model.risks = [], None
     for exit, router in enumerate(model.routers):
         states, cost = _examples(model, tokens, exit, batch_size)
         rows = batch_size * tokens.shape[1]
@@ -87,7 +88,9 @@ def calibrate(
         alphas: floats, the risks. Defaults to `(0.01, 0.02, 0.05, 0.1)`.
         delta: float, see `calibrate_threshold`. Defaults to `0.02`.
         kind: `"disagree"` or `"excess_nll"`. Defaults to `"disagree"`.
-        policy: `"propagate"`, or `"both"` for the decoder's `"defer"`.
+        policy: `"propagate"`, or `"both"` for the decoder's `"defer"`; the
+            latter with `method="crc"`, and then `kind="disagree"`, for it
+            needs losses that only grow as more leave.
         thresholds: see `calibrate_threshold`. Defaults to `50`.
         batch_size: int. Defaults to `32`.
         losses: what `routed_losses` returns for the same arguments, if that
@@ -105,6 +108,18 @@ def calibrate(
         raise ValueError(
             "`model` must have two blocks, for one threshold. Received: "
             f"blocks={model.blocks}"
+        )
+    if policy not in ("propagate", "both"):
+        raise ValueError(
+            "`policy` must be 'propagate' or 'both', which is what 'defer' "
+            f"amounts to. Received: {policy!r}"
+        )
+    method = options.get("method", "ltt")
+    if method == "crc" and (policy, kind) != ("both", "disagree"):
+        raise ValueError(
+            "`method='crc'` needs policy='both' and kind='disagree': else the "
+            "losses may fall as more leave. Received: "
+            f"policy={policy!r}, kind={kind!r}"
         )
     confidence, under = losses or routed_losses(
         model, tokens, targets, kind, policy, batch_size

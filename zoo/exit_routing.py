@@ -117,21 +117,29 @@ class ExitRoutingModel(LanguageModel):
             seen = self.exit_norms[exit](hidden)
         return router.measure(seen, logits, previous)
 
-    def set_risk(self, alpha):
+    def set_risk(self, alpha, policy="propagate"):
         """Take the threshold that was calibrated for a risk.
 
         Args:
             alpha: float, one of those in the table `risks` that `calibrate`
                 left; where none was feasible for it, nobody leaves.
+            policy: what is going to run, `"propagate"` or `"both"`, which is
+                an `ExitDecoder`'s `"defer"`. Defaults to `"propagate"`.
 
         Returns:
             The row of the table, a dict.
 
         Raises:
-            ValueError: for a risk that is not in the table.
+            ValueError: for a risk that is not in the table, or a table of
+                another policy.
         """
         rows = {} if self.risks is None else self.risks["table"]
         known = {row["alpha"]: row for row in rows}
+        if known and policy != self.risks["policy"]:
+            raise ValueError(
+                f"`policy` must be {self.risks['policy']!r}, which the "
+                f"thresholds were calibrated for. Received: {policy!r}"
+            )
         if alpha not in known:
             raise ValueError(
                 f"`alpha` must be one of {sorted(known)}, which were "
@@ -153,13 +161,7 @@ class ExitRoutingModel(LanguageModel):
 
     def forward_to_hidden(self, tokens, depth=None):
         """The state `(B, N, d)` after `depth` layers, or at the first exit."""
-        depth = self.blocks[0] if depth is None else depth
-        check_integer("depth", depth, 0)
-        if depth > self.num_layers:
-            raise ValueError(
-                f"`depth` must be at most num_layers={self.num_layers}. "
-                f"Received: depth={depth}"
-            )
+        depth = self._depth(depth)
         h = self.token_embedding(tokens)
         for layer in self.decoder_layers[:depth]:
             h = layer(h)
@@ -173,10 +175,21 @@ class ExitRoutingModel(LanguageModel):
             positions: int tensor `(B, N)`, see `CausalSelfAttention`.
             depth: int, or `None` for the first exit.
         """
-        depth = self.blocks[0] if depth is None else depth
-        for layer in self.decoder_layers[depth:]:
+        for layer in self.decoder_layers[self._depth(depth) :]:
             hidden = layer(hidden, positions)
         return hidden
+
+    def _depth(self, depth):
+        """A number of layers, by default those below the first exit."""
+        if depth is None:
+            return self.blocks[0]
+        check_integer("depth", depth, 0)
+        if depth > self.num_layers:
+            raise ValueError(
+                f"`depth` must be at most num_layers={self.num_layers}. "
+                f"Received: depth={depth}"
+            )
+        return depth
 
     def forward_all_layers(self, tokens):
         """The logits after every layer, by the next exit: a list of L."""
@@ -281,6 +294,12 @@ class ExitRoutingModel(LanguageModel):
         return {"logits": logits, "exit": left, "confidence": confidence}
 
     def _route_some(self, tokens, capacity):
+        if tokens.shape[1] == 1 and capacity < 1:
+            raise ValueError(
+                "`policy='capacity'` chooses among the tokens of a row: of one "
+                "alone the one would always go on. Received: tokens of shape "
+                f"{tuple(tokens.shape)}, capacity={capacity}"
+            )
         h = self.forward_to_hidden(tokens, self.blocks[0] - 1)
         previous, h = h, self.decoder_layers[self.blocks[0] - 1](h)
         shallow = self.exit_logits(h, 0)
@@ -317,6 +336,7 @@ class ExitRoutingModel(LanguageModel):
             shares,
             {"capacity": "selected", "both": "defer"}.get(policy, "propagate"),
             context,
+            every_head=policy == "rows",
         )
         executed = cost["macs_executed"]
         if policy == "capacity":

@@ -84,11 +84,6 @@ def generate(
         - [Holtzman et al., 2019](https://arxiv.org/abs/1904.09751), top-p.
     """
     size = model.vocabulary_size
-    if vocabulary is not None and len(vocabulary) != size:
-        raise ValueError(
-            "`vocabulary` must have the model's vocabulary_size. Received: "
-            f"{len(vocabulary)} tokens for vocabulary_size={size}"
-        )
     rows, is_text, is_batch = read_prompts(prompt, vocabulary, size)
     lengths = [len(row) for row in rows]
     if max_length <= max(lengths):

@@ -8,7 +8,7 @@ def read_prompts(prompt, vocabulary, vocabulary_size):
 
     Args:
         prompt: a string or a sequence of ids; or a sequence of these.
-        vocabulary: object with `encode(text)`, or `None`.
+        vocabulary: object of V tokens with `encode(text)`, or `None`.
         vocabulary_size: int, V; ids must be in `[0, V)`.
 
     Returns:
@@ -17,9 +17,14 @@ def read_prompts(prompt, vocabulary, vocabulary_size):
 
     Raises:
         TypeError: if ids are not integers, or text and ids are mixed.
-        ValueError: if a prompt is empty or out of range, or text is given
-            without a vocabulary.
+        ValueError: if a prompt is empty or out of range, text is given
+            without a vocabulary, or that is of another size.
     """
+    if vocabulary is not None and len(vocabulary) != vocabulary_size:
+        raise ValueError(
+            "`vocabulary` must have the model's vocabulary_size. Received: "
+            f"{len(vocabulary)} tokens for vocabulary_size={vocabulary_size}"
+        )
     is_batch = not isinstance(prompt, str) and (
         len(prompt) > 0 and (isinstance(prompt[0], str) or np.ndim(prompt[0]))
     )

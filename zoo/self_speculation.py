@@ -224,7 +224,8 @@ class _Speculation:
         )
         luck, more = ops.split(chance, [self.draft_length], axis=1)
         # Where p = q nothing is left over, and no draft is turned down.
-        rest = ops.maximum(p[:, :-1] - q, 0.0) + 1e-30
+        rest = ops.maximum(p[:, :-1] - q, 0.0)
+        rest = ops.where(self.is_forbidden, 0.0, rest + 1e-30)
         rest = ops.concatenate([rest, p[:, -1:]], axis=1)
         return luck * of_q < of_p, _draw(rest, more)
 

@@ -154,6 +154,18 @@ def test_models_without_exits_are_refused(callback):
         )
 
 
+@pytest.mark.parametrize(
+    "callback", [ExitHistogram(TOKENS), RoutedEvaluation(TOKENS, TARGETS)]
+)
+def test_a_last_exit_alone_is_refused_before_training(callback):
+    model = EarlyExitLM(31, dim=8, blocks=(2,), num_heads=2)
+    model.compile("sgd")
+    inputs = {"tokens": TOKENS, "targets": TARGETS}
+    callback.on_epoch_begin = pytest.fail
+    with pytest.raises(ValueError, match="blocks=\\(2,\\)"):
+        model.fit(inputs, callbacks=[callback], verbose=0)
+
+
 def test_bad_arguments():
     for name in ("bins", "every"):
         with pytest.raises(ValueError, match=name):

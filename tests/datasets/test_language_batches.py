@@ -111,6 +111,24 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert not np.array_equal(order(3, 5), order(4, 5))
 
 
+def test_parts_make_up_a_pass():
+    """Three of two batches, where five hold all: the sixth is drawn again."""
+    whole = LanguageBatches(X, Y, batch_size=5, seed=3, epoch=1)
+    parts = LanguageBatches(X, Y, batch_size=5, seed=3, parts=3)
+    assert (len(whole), len(parts)) == (5, 2)
+    found = []
+    for epoch in (3, 4, 5):
+        parts.set_epoch(epoch)
+        found += [parts[0], parts[1]]
+    for batch, wanted in zip(found[:4], list(whole)[:4], strict=True):
+        np.testing.assert_array_equal(batch[1], wanted[1])
+        assert batch[2].all()
+    np.testing.assert_array_equal(found[4][1][:2], whole[4][1][:2])
+    assert found[4][2][:2].all() and not found[4][2][2:].any()
+    np.testing.assert_array_equal(found[5][1][0], whole[0][1][3])
+    assert found[5][2].all()
+
+
 @pytest.mark.parametrize("first", [0, 3])
 @pytest.mark.parametrize("callback", [True, False])
 def test_fit_visits_every_epoch_in_its_order(first, callback):
@@ -206,6 +224,8 @@ def test_bad_arguments():
         LanguageBatches(X * 1.0, Y)
     with pytest.raises(ValueError, match="batch_size=0"):
         LanguageBatches(X, Y, batch_size=0)
+    with pytest.raises(ValueError, match="parts=0"):
+        LanguageBatches(X, Y, parts=0)
     with pytest.raises(ValueError, match="seed=-1"):
         LanguageBatches(X, Y, seed=-1)
     with pytest.raises(ValueError, match="epoch=-1"):

@@ -239,6 +239,15 @@ def test_bad_arguments():
             calibrate_threshold(
                 confidences, losses, **{"alpha": 0.05, name: value}
             )
+    with pytest.raises(ValueError, match="excess_nll"):
+        calibrate_threshold(
+            confidences, losses, 0.1, method="crc", kind="excess_nll"
+        )
+    one = calibrate_threshold(confidences, losses, 0.05, thresholds=50)
+    other = calibrate_threshold(
+        confidences, losses, 0.05, thresholds=np.int64(50)
+    )
+    assert one == other
     with pytest.raises(ValueError, match="0.25"):
         calibrate_threshold(confidences, losses, 0.3, kind="excess_nll")
     for groups in (np.zeros(400), np.zeros(3)):

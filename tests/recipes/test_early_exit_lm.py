@@ -58,9 +58,10 @@ def history(folder, arm):
 
 @pytest.mark.timeout(600)
 def test_leaves_everything_and_resumes(tmp_path, monkeypatch, stopped):
-    """Stopped after an epoch and continued: the numbers of a run in one go."""
+    """Stopped within an epoch: the numbers of a run in one go."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run("--arms", *ARMS, "--out", whole)
+    twice = "--saves-per-epoch", 2
+    run("--arms", *ARMS, "--out", whole, *twice)
     names = ["config.json", "metrics.json", "report.md", "model.keras"]
     names += ["vocabulary.txt", *(f"{arm}/history.csv" for arm in ARMS)]
     for name in names:
@@ -91,7 +92,8 @@ def test_leaves_everything_and_resumes(tmp_path, monkeypatch, stopped):
                 raise OSError("killed")
 
     monkeypatch.setattr(arms, "NonFiniteGuard", Stop)
-    assert "killed" in stopped("--smoke", "--arms", "exits", "--out", parts)
+    flags = "--arms", "exits", "--out", parts, *twice
+    assert "killed" in stopped("--smoke", *flags)
     monkeypatch.undo()
     monkeypatch.syspath_prepend(str(RECIPE.parent))
     assert (parts / "exits" / "state.npz").exists()
@@ -99,10 +101,12 @@ def test_leaves_everything_and_resumes(tmp_path, monkeypatch, stopped):
     experiment = recipe("_early_exit_experiment")
     monkeypatch.setattr(experiment, "measure", lambda *_: ())
     monkeypatch.setattr(experiment, "write_report", lambda folder: None)
-    run("--arms", "exits", "--out", parts, "--resume")
+    run(*flags, "--resume")
     assert history(whole, "exits") == history(parts, "exits")
     assert "--resume" in stopped("--smoke", "--out", whole)
-    changed = stopped("--smoke", "--out", whole, "--resume", "--seed", 5)
+    changed = stopped(
+        "--smoke", "--out", whole, *twice, "--resume", "--seed", 5
+    )
     assert "seed (0 in the file, 5 now)" in changed
 
 
@@ -129,6 +133,17 @@ def check_the_measures(metrics):
     exits = metrics["exits"]
     assert exits["estimated"] == sorted(exits["estimated"], reverse=True)
     assert sum(exits["histogram"]) == 256 * exits["windows"]
+
+
+def test_cost_of_the_layers_below_the_exit_alone():
+    """Of ten layers of 192: what a network of three has in theirs."""
+    arms = recipe("_early_exit_arms")
+    sizes = {"dim": 192, "num_key_value_heads": 1}
+    model = orrery.zoo.EarlyExitLM(blocks=(3,), **sizes)
+    layer = 192 * (2 * 192 + 2 * 32 + 3 * 768) + 2 * 192 * 257 / 2
+    head = 256 * 192
+    expected = (3 * layer + head) / (10 * layer + head)
+    assert arms.cost_over_full_depth(model, 10) == pytest.approx(expected)
 
 
 def test_parts_of_a_text_are_disjoint():
@@ -261,6 +276,7 @@ def test_a_text_too_short_to_divide(tmp_path, stopped):
         (["--dataset", "no_such_data"], "no_such_data"),
         (["--preset", "no_such_preset"], "early_exit_lm_small"),
         (["--epochs", "0"], "--epochs"),
+        (["--saves-per-epoch", "0"], "--saves-per-epoch"),
         (["--learning-rate", "0"], "--learning-rate"),
         (["--arms", "full"], "must have exits"),
         (["--arms", "exits", "exits"], "each arm once"),

@@ -308,14 +308,14 @@ def test_losses_are_where_the_stages_are(head):
     assert got == float(numpy(compute_loss(model, TOKENS, TARGETS, config)))
 
 
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
 def test_layers_above_the_last_loss_are_not_touched():
     model = small((2, 2))
-    for layer in (*model.decoder_layers[2:], model.exit_norms[-1], model.head):
-        layer.trainable = False
     before = copies(model.weights)
     config = TrainingConfig([StageConfig((2, 2))], exit_layer=2)
     staged = StagedTraining(model, config)
-    staged.compile(keras.optimizers.AdamW(1e-2))
+    # All is trainable, and nothing decays: what moves has a gradient.
+    staged.compile(keras.optimizers.Adam(1e-2))
     inputs = {"tokens": TOKENS, "targets": TARGETS}
     loss = staged.fit(inputs, TARGETS, epochs=8, verbose=0).history["loss"]
     assert loss[-1] < 0.9 * loss[0]

@@ -340,6 +340,16 @@ def test_propagation_is_what_it_says():
     assert np.abs(both - logits).max() > 1e-3
 
 
+def test_a_batch_runs_every_head():
+    model = small(confidence="learned")
+    _, stats = model.forward_inference(TOKENS, "rows", 0.5)
+    share = stats["shallow_ratio"]
+    assert share == pytest.approx(1 / 3)
+    cost = model.compute_cost([share], "propagate", 6.5, every_head=True)
+    assert stats["compute_cost_macs"] == cost["macs_with_head"]
+    assert cost["macs_with_head"] > 1
+
+
 def test_inference_says_what_it_costs():
     model = small(threshold=0.3)
     logits, stats = model.forward_inference(TOKENS)
@@ -440,6 +450,9 @@ def test_bad_arguments():
         ("dim", 1.5),
         ("head", "own"),
         ("blocks", ()),
+        ("blocks", 3),
+        ("hidden_dim", 0),
+        ("embedding_stddev", -1),
         ("blocks", (1, 0)),
         ("exit_weight", -1),
         ("exit_warmup", -1),
@@ -459,7 +472,13 @@ def test_bad_arguments():
         model.route(TOKENS, "rows")
     with pytest.raises(ValueError, match="capacity"):
         model.route(TOKENS, "both", 0.5)
-    with pytest.raises(ValueError, match="depth"):
-        model.forward_to_hidden(TOKENS, 4)
+    hidden = model.forward_to_hidden(TOKENS)
+    for depth in (-1, 4):
+        with pytest.raises(ValueError, match="depth"):
+            model.forward_to_hidden(TOKENS, depth)
+        with pytest.raises(ValueError, match="depth"):
+            model.forward_upper(hidden, depth=depth)
+    with pytest.raises(ValueError, match="always go on"):
+        model.route(TOKENS[:, :1], "capacity", 0.25)
     with pytest.raises(ValueError, match="blocks"):
         small(blocks=(3,)).route(TOKENS)

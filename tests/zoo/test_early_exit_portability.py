@@ -357,7 +357,7 @@ def traces(monkeypatch):
     return calls
 
 
-@only_jax
+@pytest.mark.skipif(BACKEND == "torch", reason="PyTorch runs eagerly")
 def test_capacity_is_traced_once(traces):
     model = small()
     expected = [

@@ -141,7 +141,33 @@ def test_calibrated_risk_is_that_of_the_routed_network(kind, tmp_path):
         again.set_risk(0.15)
 
 
+def test_heads_that_are_fitted_again_leave_no_thresholds():
+    model = small()
+    calibrate(model, TOKENS, TARGETS, alphas=(0.3,), thresholds=8)
+    assert model.risks is not None
+    fit_exit_heads(model, TOKENS, epochs=1)
+    assert model.risks is None
+
+
+def test_risk_is_that_of_a_policy():
+    model = small("max_prob")
+    options = {"alphas": (0.3,), "thresholds": 8, "policy": "both"}
+    calibrate(model, TOKENS, TARGETS, **options)
+    with pytest.raises(ValueError, match="`policy` must be 'both'"):
+        model.set_risk(0.3)
+    assert model.set_risk(0.3, "both")["alpha"] == 0.3
+    (row,) = calibrate(model, TOKENS, TARGETS, method="crc", **options)
+    assert row["empirical_risk"] <= 0.3
+
+
 def test_bad_arguments():
+    for options, name in (
+        ({"policy": "defer"}, "policy"),
+        ({"method": "crc"}, "policy='both'"),
+        ({"method": "crc", "policy": "both", "kind": "excess_nll"}, "disagree"),
+    ):
+        with pytest.raises(ValueError, match=name):
+            calibrate(small("max_prob"), TOKENS, TARGETS, (0.3,), **options)
     with pytest.raises(ValueError, match="confidence"):
         fit_exit_heads(small("max_prob"), TOKENS)
     with pytest.raises(ValueError, match="blocks"):

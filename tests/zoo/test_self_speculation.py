@@ -6,9 +6,10 @@ import pytest
 from keras import ops
 from orrery.zoo import EarlyExitLM
 from orrery.zoo.generation import generate
-from orrery.zoo.self_speculation import speculate
+from orrery.zoo.self_speculation import _Speculation, speculate
 
-PROMPTS = np.random.default_rng(0).integers(2, 31, (3, 4)).astype("int32")
+RANDOM = np.random.default_rng(0)
+PROMPTS = RANDOM.integers(2, 31, (3, 4)).astype("int32")
 
 
 def small(size=31, blocks=(1, 2), **kwargs):
@@ -110,6 +111,19 @@ def test_same_seed_same_text():
     assert (np.stack(texts[0]) != np.stack(texts[2])).any()
 
 
+def test_what_is_forbidden_is_never_drawn():
+    """Not where nothing is left over either, and the smallest chance falls."""
+    loop = _Speculation(small(), 1, 1.0, (0, 1))
+    logits = np.full((1, 2, 31), -1e9, "float32")
+    logits[..., 5:] = RANDOM.normal(size=26)
+    drafts = np.full((1, 1), 7, "int32")
+    same = ops.convert_to_tensor(logits)
+    _, instead = loop._judge(
+        ops.convert_to_tensor(drafts), same[:, :1], same, ops.zeros((1, 3))
+    )
+    assert ops.convert_to_numpy(instead).min() > 1
+
+
 def test_bad_arguments():
     model = small()
     for options, name in (
@@ -120,6 +134,8 @@ def test_bad_arguments():
     ):
         with pytest.raises(ValueError, match=name):
             speculate(model, PROMPTS[0], **{"max_length": 9, **options})
+    with pytest.raises(ValueError, match="`vocabulary`.*vocabulary_size=31"):
+        speculate(model, PROMPTS[0], 9, vocabulary=range(30))
     with pytest.raises(ValueError, match="one length"):
         speculate(model, [[3, 4], [5]], 9)
     with pytest.raises(ValueError, match="blocks"):

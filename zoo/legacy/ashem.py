@@ -48,14 +48,10 @@ __all__ = [
 def compute_confidence_threshold(
     model, batches, target_ratio, device=None, exit_layer=None
 ):
-    """The sound function, at the end of `model` or after `exit_layer`."""
-    if exit_layer not in (None, model.exit_depths[0]):
-        raise ValueError(
-            "`exit_layer` must be that of the model, "
-            f"{model.exit_depths[0]}. Received: exit_layer={exit_layer}"
-        )
+    """The sound function, after all layers or after `exit_layer` of them."""
+    depth = model.num_layers if exit_layer is None else exit_layer
     return ashem.compute_confidence_threshold(
-        model, batches, target_ratio, batch_size=len(batches[0][0])
+        model, batches, target_ratio, len(batches[0][0]), depth
     )
 
 
@@ -146,14 +142,33 @@ def hard_perplexity(upper, hard_examples, batch_size=64):
     return math.exp(losses.mean(dtype="float64"))
 
 
-def evaluate(model, batches):
+def evaluate(model, batches, config=None):
     """What comes out of the network, by its threshold.
+
+    Args:
+        model: a `LegoLM`.
+        batches: list of pairs of tokens and targets, int `(b, T)`.
+        config: a `TrainingConfig`, whose `routing_threshold` takes the place
+            of the model's meanwhile; or `None`.
+
+    Raises:
+        ValueError: if the `exit_layer` of the config is not the model's.
 
     Returns:
         A dict of floats: `ppl`; `acc`, in 0 ... 1; `shallow_ratio`;
         `compute_cost`, of layers alone (fault 8), the mean over batches.
     """
-    return RoutedScores(model).evaluate_batches(batches)
+    before = model.thresholds
+    if config is not None and model.routers:
+        if config.exit_layer != model.exit_depths[0]:
+            raise ValueError(
+                f"`config.exit_layer` must be {model.exit_depths[0]}, that of "
+                f"the model. Received: {config.exit_layer}"
+            )
+        model.set_threshold(config.routing_threshold)
+    scores = RoutedScores(model).evaluate_batches(batches)
+    model.set_threshold(before)
+    return scores
 
 
 def published_optimizer(learning_rate):

@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 from keras import ops
 from orrery.zoo import ashem as sound
-from orrery.zoo.ashem_configs import ASHEMConfig
+from orrery.zoo.ashem_configs import (
+    ASHEMConfig,
+    StageConfig,
+    TrainingConfig,
+)
 from orrery.zoo.legacy.ashem import (
     collect_hard_examples,
     compute_confidence,
@@ -85,8 +89,21 @@ def test_hard_tokens_are_torn_from_their_windows():
     np.testing.assert_allclose(found["hidden_states"], states[hard], atol=1e-5)
     with pytest.raises(ValueError, match="threshold"):
         collect_hard_examples(model, BATCHES, 0.0)
-    with pytest.raises(ValueError, match="exit_layer"):
-        compute_confidence_threshold(model, BATCHES, 0.5, exit_layer=1)
+
+
+def test_threshold_is_of_all_layers_or_of_those_named():
+    model = small(3, 1)
+    for depth, asked in ((3, None), (1, 1), (2, 2)):
+        states = numpy(model.forward_to_hidden(TOKENS, depth))
+        z = numpy(model.head(states)).astype("float64")
+        p = np.exp(z - z.max(-1, keepdims=True))
+        largest = (p / p.sum(-1, keepdims=True)).max(-1)
+        level = compute_confidence_threshold(
+            model, BATCHES, 0.3, exit_layer=asked
+        )
+        assert level == pytest.approx(np.quantile(largest, 0.3), rel=1e-4)
+    with pytest.raises(ValueError, match="depth"):
+        compute_confidence_threshold(model, BATCHES, 0.5, exit_layer=4)
 
 
 def test_loader_has_one_order_for_all_epochs():
@@ -202,6 +219,18 @@ def test_evaluation_is_that_of_the_routed_logits():
     }
     full = evaluate(small(), BATCHES)
     assert full["shallow_ratio"] == 0 and full["compute_cost"] == 1
+
+
+def test_routing_is_what_the_configuration_says():
+    """Whatever the model's own threshold, which comes back."""
+    model = small(3, 1, threshold=0.9)
+    stages = [StageConfig((3, 3))]
+    for level, share in ((None, 0), (0.0, 1)):
+        config = TrainingConfig(stages, level, exit_layer=1)
+        assert evaluate(model, BATCHES, config)["shallow_ratio"] == share
+        assert model.thresholds == [pytest.approx(0.9)]
+    with pytest.raises(ValueError, match="exit_layer"):
+        evaluate(model, BATCHES, TrainingConfig(stages, 0.5, exit_layer=2))
 
 
 # The data
