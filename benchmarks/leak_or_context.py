@@ -19,7 +19,11 @@ validation text is best. The effects are those of a 2 x 2 table,
     leak = ((train - valid) alone + (train - valid) in context) / 2,
     context = ((context - alone) on valid + (context - alone) on train) / 2,
 
-their sum is the change of both at once; means over seeds with 95 % t intervals.
+their sum is the change of both at once; means over seeds with 95 % t intervals,
+and where that of the sum leaves out 0, the leak's share of it. As a check on
+the leak, `half` mines the first half of the validation text alone, for half as
+many steps: by how much more that half gains than the other, which nothing was
+mined of, over the same in a network that mined neither.
 Written anew after every cell, and one that it holds is not made again.
 """
 
@@ -32,7 +36,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "recipes"))
 
 import _command_line  # noqa: E402
 
-MINED, TRAINED = ("valid", "train", "unseen"), ("alone", "context")
+CELLS = [
+    (m, t) for m in ("valid", "train", "unseen") for t in ("alone", "context")
+]
+CELLS.append(("half", "alone"))
 EPOCHS, JUDGED, LEARNING_RATE = 10, 7, 1e-4
 TEST_TOKENS = 66_000
 SMOKE_EPOCHS, SMOKE_JUDGED = 2, 1
@@ -79,12 +86,7 @@ def run(arguments):
         done = {
             (r["mined"], r["trained"]) for r in rows if r["seed"] == str(seed)
         }
-        missing = [
-            (mined, trained)
-            for mined in MINED
-            for trained in TRAINED
-            if (mined, trained) not in done
-        ]
+        missing = [cell for cell in CELLS if cell not in done]
         if not missing:
             continue
         lower = first_phase(parts, words, experiment, root)
@@ -217,6 +219,8 @@ def cell(lower, mined, trained, parts, experiment):
         "steps": len(batches),
         "leave": judged["valid"]["leave"],
         "valid": judged["valid"]["nats"],
+        "first_half": judged["valid"]["halves"][0],
+        "second_half": judged["valid"]["halves"][1],
         "test": judged["test"]["nats"],
         "best_epoch": best + 1,
         "valid_best": history[best]["valid"]["nats"],
@@ -228,12 +232,15 @@ def cell(lower, mined, trained, parts, experiment):
 
 
 def mine(lower, mined, parts, experiment):
-    """States of as many windows as valid has, and their harder half."""
+    """States of as many windows as valid has, or half, and the hard tokens."""
     import numpy as np
     from orrery.zoo.ashem import collect_hard_examples, windows
 
-    x, y = windows(parts[mined])
     count = len(windows(parts["valid"])[0])
+    x, y = windows(parts["valid" if mined == "half" else mined])
+    if mined == "half":
+        count //= 2
+        x, y = x[:count], y[:count]
     drawn = np.random.default_rng(experiment.seed).permutation(len(x))[:count]
     drawn.sort()
     found = collect_hard_examples(lower, [(x[drawn], y[drawn])], 1.0)
@@ -301,22 +308,28 @@ def judge(scores, batches, every):
         verbose=0,
     )
     known = (targets != 0) | every
+
+    def mean(part):
+        return float(found["loss"][part][known[part]].mean(dtype="float64"))
+
+    half = len(tokens) // 2
     return {
-        "nats": float(found["loss"][known].mean(dtype="float64")),
+        "nats": mean(slice(None)),
+        "halves": [mean(slice(half)), mean(slice(half, None))],
         "leave": float((found["exit"] == 0).mean()),
         "unknown": float(1 - known.mean()),
     }
 
 
 def effects(rows):
-    """Leak, context, interaction and sum, over the seeds with all cells."""
+    """Leak, context and the rest, over the seeds that have all cells."""
     from _measure import half_width
 
     found = {(r["seed"], r["mined"], r["trained"]): r for r in rows}
     seeds = [
         seed
         for seed in sorted({r["seed"] for r in rows})
-        if all((seed, m, t) in found for m in MINED for t in TRAINED)
+        if all((seed, *cell) in found for cell in CELLS)
     ]
     if len(seeds) < 2:
         return []
@@ -343,20 +356,42 @@ def effects(rows):
             - m("train", "context"),
         }
 
-    results = []
-    for effect in of(seeds[0], "valid"):
-        row = dict.fromkeys(rows[0], "")
-        row |= {"seed": f"{seeds[0]}-{seeds[-1]}", "mined": effect}
+    def row(effect, scores):
+        """Means over seeds, and intervals, of what each score has."""
+        result = dict.fromkeys(rows[0], "")
+        result |= {"seed": f"{seeds[0]}-{seeds[-1]}", "mined": effect}
         intervals = []
-        for score in SCORES:
-            values = [of(seed, score)[effect] for seed in seeds]
+        for score, values in scores.items():
             mean, half = statistics.mean(values), half_width(values)
-            row[score] = round(mean, 5)
+            result[score] = round(mean, 5)
             intervals.append(
                 f"{score} [{mean - half:+.4f}, {mean + half:+.4f}]"
             )
-        row["interval_95"] = "; ".join(intervals)
-        results.append(row)
+        result["interval_95"] = "; ".join(intervals)
+        return result
+
+    def of_seeds(effect, score):
+        return [of(seed, score)[effect] for seed in seeds]
+
+    results = [
+        row(effect, {score: of_seeds(effect, score) for score in SCORES})
+        for effect in of(seeds[0], "valid")
+    ]
+    shares = {}
+    for score in SCORES:
+        total = of_seeds("leak + context", score)
+        if abs(statistics.mean(total)) > half_width(total):
+            leak = of_seeds("leak", score)
+            shares[score] = [a / b for a, b in zip(leak, total, strict=True)]
+    if shares:
+        results.append(row("leak / (leak + context)", shares))
+
+    def lag(seed, mined):
+        cell = found[seed, mined, "alone"]
+        return float(cell["second_half"]) - float(cell["first_half"])
+
+    gained = [lag(seed, "half") - lag(seed, "unseen") for seed in seeds]
+    results.append(row("what half gains by being mined", {"valid": gained}))
     return results
 
 

@@ -357,8 +357,10 @@ def test_leak_or_context(smoke, tmp_path):
     flags = (*SMOKE, "--dataset", "stdlib", "--out", tmp_path / "runs")
     rows = smoke("leak_or_context", *flags)
     cells = [row for row in rows if not row["interval_95"]]
-    assert len(cells) == 2 * 3 * 2
-    assert len({row["steps"] for row in cells}) == 1
+    assert len(cells) == 2 * (3 * 2 + 1)
+    whole = {row["steps"] for row in cells if row["mined"] != "half"}
+    half = {row["steps"] for row in cells if row["mined"] == "half"}
+    assert {int(steps) * 2 for steps in half} == set(map(int, whole))
     for row in cells:
         numbers(row, "valid", "test", "valid_best", "test_best", "leave")
     found = {row["mined"]: row for row in rows if row["interval_95"]}
@@ -366,6 +368,9 @@ def test_leak_or_context(smoke, tmp_path):
         both = float(found["leak"][score]) + float(found["context"][score])
         total = float(found["leak + context"][score])
         assert both == pytest.approx(total, abs=1e-4)
+    numbers(
+        {"x": abs(float(found["what half gains by being mined"]["valid"]))}, "x"
+    )
 
 
 def test_early_exit(smoke, tmp_path):
@@ -375,14 +380,21 @@ def test_early_exit(smoke, tmp_path):
     flags = ("--dataset", "stdlib", "--backend", BACKEND, "--smoke")
     rows = smoke("early_exit", tmp_path / "model.keras", *flags)
     assert [row["what"] for row in rows] == (
-        2 * ["steps"] + 2 * ["drafts"] + 4 * ["capacity"]
+        4 * ["steps"] + 2 * ["drafts"] + 4 * ["capacity"]
     )
     for row in rows:
         low, ratio, high = numbers(row, "ratio_q1", "ratio", "ratio_q3")
         assert low <= ratio <= high
-    for row in rows[:2]:
-        assert float(row["exit_rate"]) == 1
-    for row in rows[2:4]:
+    for nobody, everybody in (rows[:2], rows[2:4]):
+        assert nobody["setting"] == "nobody leaves"
+        assert float(everybody["exit_rate"]) == 1
+        low, more, high = (
+            float(everybody[f"percent_more{edge}"])
+            for edge in ("_low", "", "_high")
+        )
+        assert low <= more <= high
+        assert int(everybody["windows"]) >= 16
+    for row in rows[4:6]:
         same, _, asked = row["identical"].partition(" of ")
         assert same == asked
 
