@@ -5,7 +5,7 @@ import functools
 import keras
 from keras import ops
 
-from .._backend import fuses_attention
+from .._backend import fuses_attention, looks_first
 from .._checks import check_integer
 
 ROTARY_BASE = 10_000.0
@@ -224,20 +224,23 @@ class CausalSelfAttention(keras.layers.Layer):
 
         Whatever the caches hold at these positions or after is not looked at.
         """
-        y, entry = self.look(x, state, index)
-        return y, self.write(state, entry, index)
+        if looks_first(*ops.shape(x)[:2]):
+            y, entry = self.look(x, state, index)
+            return y, self.write(state, entry, index)
+        q, entry, place = self._queries_and_entry(x, index)
+        state = self.write(state, entry, index)
+        here = ops.arange(0, state[0].shape[1], dtype="int32")
+        y = _attend_to(q, (*state, here <= place[:, None]))
+        return self.output_projection(ops.reshape(y, ops.shape(x))), state
 
-    # A conditional that writes into caches has XLA copy them; one that looks
-    # at them and hands on what is to be written does not. Without a
-    # conditional too, looking before writing is the faster order on JAX.
+    # A conditional that writes into caches has XLA copy them. One that looks
+    # at them and hands on what is to be written does not.
     def look(self, x, state, index):
         """As `step`, but with the tokens' own keys and values for a state.
 
         These are `(B H', M, D)` each, the argument of `write`.
         """
-        place = self._positions(x, index)
-        q, *entry = self._heads(x, place)
-        entry = tuple(map(self._in_caches, entry))
+        q, entry, place = self._queries_and_entry(x, index)
         here = ops.arange(0, state[0].shape[1], dtype="int32")
         y = _attend_to(
             q,
@@ -245,6 +248,11 @@ class CausalSelfAttention(keras.layers.Layer):
             (*entry, place <= place[:, None]),
         )
         return self.output_projection(ops.reshape(y, ops.shape(x))), entry
+
+    def _queries_and_entry(self, x, index):
+        place = self._positions(x, index)
+        q, *entry = self._heads(x, place)
+        return q, tuple(map(self._in_caches, entry)), place
 
     def entry(self, x, index):
         """The keys and values of tokens, for the cost of these alone."""
