@@ -348,7 +348,7 @@ def test_hard_examples(smoke, tmp_path):
     assert [row["arm"] for row in runs] == 2 * ["four_layers", "hard"]
     assert len({row["steps"] for row in runs}) == 1
     for row in runs:
-        numbers(row, "test_perplexity", "routed_perplexity", "layers_only")
+        numbers(row, "test_perplexity", "routed_perplexity", "macs_with_head")
         assert (row["arm"] == "hard") == (float(row["leave"]) > 0)
     assert len(rows) == len(runs) + 2
 
