@@ -123,8 +123,8 @@ def keep_freed_memory():
 def looks_first(rows, tokens):
     """Whether attention had better look at its caches before it writes.
 
-    XLA's CPU takes 0.9 of the time then for a row and a token, and up to 1.6
-    of it for a batch; where operations are called one by one, 1.1 of it.
+    XLA's CPU is faster so for a row and a token, and slower for a batch, whose
+    caches it copies; where operations are called one by one, more are called.
     """
     return keras.backend.backend() == "jax" and rows == tokens == 1
 
