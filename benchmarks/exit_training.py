@@ -47,11 +47,9 @@ def main(argv=None):
 
 
 def run(arguments):
-    from _early_exit_arms import LENGTH, build, train_arm
-    from _early_exit_experiment import divided, preset_of, settings_of
+    from _early_exit_arms import build, train_arm
+    from _early_exit_experiment import preset_of, read, settings_of, windows
     from _measure import finished_rows, results_file, write_csv
-    from _training import SMOKE_BLOCKS
-    from orrery.datasets import load_text
     from orrery.zoo.exit_fitting import fit_exit_heads
 
     architecture = preset_of(arguments)
@@ -63,19 +61,9 @@ def run(arguments):
         ["keras", arguments.backend],
         smoke=arguments.smoke,
     )
-    data = divided(
-        load_text(
-            arguments.dataset,
-            "byte",
-            sequence_length=LENGTH,
-            data_dir=arguments.data_dir,
-        )
-    )
-    limit = SMOKE_BLOCKS if arguments.smoke else None
-    blocks = {
-        split: tuple(part[:limit] for part in data.blocks(split))
-        for split in ("heads", "valid")
-    }
+    data = read(arguments)
+    blocks = windows(data, arguments.smoke)
+    del blocks["test"]  # `train_arm` would score it.
     shared = {
         name: getattr(arguments, name)
         for name in ("epochs", "learning_rate", "seed")

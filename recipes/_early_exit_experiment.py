@@ -37,14 +37,7 @@ def run(arguments):
     folder = arguments.out
     open_folder(folder)
     distribute(arguments.devices)
-    data = divided(
-        load_text(
-            arguments.dataset,
-            "byte",
-            sequence_length=LENGTH,
-            data_dir=arguments.data_dir,
-        )
-    )
+    data = read(arguments)
     settings = {
         arm: settings_of(arm, arguments, architecture, data)
         for arm in arguments.arms
@@ -65,11 +58,7 @@ def run(arguments):
     path, measured = folder / "metrics.json", {"arms": {}}
     if arguments.resume and path.exists():
         measured = json.loads(path.read_text(encoding="utf-8"))
-    limit = SMOKE_BLOCKS if arguments.smoke else None
-    blocks = {
-        split: tuple(part[:limit] for part in data.blocks(split))
-        for split in ("heads", "calibration", "valid", "test")
-    }
+    blocks = windows(data, arguments.smoke)
     models = {}
     for arm in arguments.arms:
         print(f"\n=== {arm} ===", flush=True)
@@ -100,6 +89,18 @@ def run(arguments):
     print(f"\nWrote {folder}/report.md, and what it shows beside it")
 
 
+def read(arguments):
+    """The bytes of the text, divided."""
+    return divided(
+        load_text(
+            arguments.dataset,
+            "byte",
+            sequence_length=LENGTH,
+            data_dir=arguments.data_dir,
+        )
+    )
+
+
 def divided(data):
     """The text with two parts cut from the end of its training split."""
     ids = data.splits["train"]
@@ -119,6 +120,15 @@ def divided(data):
                 f"bytes, and a window {LENGTH + 1}"
             )
     return dataclasses.replace(data, splits={**data.splits, **parts})
+
+
+def windows(data, smoke):
+    """Of every part but the training text: inputs and targets."""
+    limit = SMOKE_BLOCKS if smoke else None
+    return {
+        split: tuple(part[:limit] for part in data.blocks(split))
+        for split in ("heads", "calibration", "valid", "test")
+    }
 
 
 def preset_of(arguments):

@@ -45,8 +45,8 @@ def _draw(folder, metrics):
     save(figure, "pareto.png")
     figure = Figure(figsize=(12, 4), layout="constrained")
     histogram, reliability = figure.subplots(1, 2)
-    chosen = metrics["chosen"]["threshold"]
-    _draw_confidence(histogram, reliability, metrics["exits"], chosen)
+    _draw_histogram(histogram, metrics["exits"], metrics["chosen"])
+    _draw_reliability(reliability, metrics["exits"])
     save(figure, "confidence.png")
     figure = Figure(figsize=(11, 2.2), layout="constrained")
     _draw_paragraph(figure, metrics["paragraph"])
@@ -127,21 +127,34 @@ def _draw_speed(axes, metrics):
     axes.legend()
 
 
-def _draw_confidence(histogram, reliability, exits, chosen):
+def _draw_histogram(axes, exits, chosen):
+    """How confident bytes of test text are, and how many leave for it."""
     counts = exits["histogram"]
-    histogram.bar(
+    axes.bar(
         [(k + 0.5) / len(counts) for k in range(len(counts))],
         [count / sum(counts) for count in counts],
         width=1 / len(counts),
         color=COLORS["propagate"],
         edgecolor="white",
     )
-    title = "Confidence at the exit, test text"
-    if chosen is not None:
-        histogram.axvline(chosen, color="0.3", linestyle=":")
-        title += "; who leaves is right of the line"
-    histogram.set(xlabel="confidence", ylabel="share of bytes", title=title)
-    reliability.plot(
+    if chosen["threshold"] is not None:
+        leave = chosen["exit_rate"]
+        for color, between, what in (
+            (DEPTHS[0], (chosen["threshold"], 1), f"{leave:.1%} leave"),
+            (DEPTHS[1], (0, chosen["threshold"]), f"{1 - leave:.1%} go on"),
+        ):
+            axes.axvspan(*between, color=color, alpha=0.5, zorder=0, label=what)
+        axes.legend()
+    axes.set(
+        xlabel="confidence at the exit",
+        ylabel="share of bytes",
+        title="Who leaves, test text",
+    )
+
+
+def _draw_reliability(axes, exits):
+    """What leaving costs, over what the exit head takes it to cost."""
+    axes.plot(
         exits["estimated"],
         exits["divergence"],
         marker=".",
@@ -149,13 +162,13 @@ def _draw_confidence(histogram, reliability, exits, chosen):
         label="twentieths of the bytes, by confidence",
     )
     most = max(exits["estimated"] + exits["divergence"])
-    reliability.plot([0, most], [0, most], color="0.5", linestyle=":")
-    reliability.set(
+    axes.plot([0, most], [0, most], color="0.5", linestyle=":")
+    axes.set(
         xlabel="estimated cost of leaving, nats",
         ylabel="divergence from the last exit, nats",
         title="Is the estimate right?",
     )
-    reliability.legend()
+    axes.legend()
 
 
 def _draw_paragraph(figure, paragraph):
