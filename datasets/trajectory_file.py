@@ -1,12 +1,11 @@
 """Trajectories in a CSV file: measured ones, or what `simulate` made."""
 
 import csv
-import math
-import pathlib
 import re
 
 import numpy as np
 
+from .csv_table import finite_number, read_csv_rows
 from .time_grid import off_grid
 
 
@@ -45,29 +44,14 @@ def read_trajectories(path):
     assert data["q"].shape == (3, 5, 1)
     ```
     """
-    path = pathlib.Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no trajectory file {str(path)!r}.")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        try:
-            rows = list(csv.reader(file))
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{path} is not a CSV file: {error}") from error
-    if not rows:
-        raise ValueError(f"{path} is empty.")
-    header = [name.strip() for name in rows[0]]
+    header, rows = read_csv_rows(path)
     columns = _columns(header, path)
     label = header.index("trajectory")
     trajectories = {}
-    for number, row in enumerate(rows[1:], start=2):
-        if not row:
-            continue
-        if len(row) != len(header):
-            raise ValueError(
-                f"{path}, row {number} has {len(row)} entries; the header "
-                f"names {len(header)} columns."
-            )
-        values = [_number(row[i], path, number, header[i]) for i in columns]
+    for number, row in rows:
+        values = [
+            finite_number(row[i], path, number, header[i]) for i in columns
+        ]
         trajectories.setdefault(row[label].strip(), []).append(values)
     if not trajectories:
         raise ValueError(f"{path} has a header but no rows.")
@@ -135,19 +119,6 @@ def _columns(header, path):
                 f"Received: {header}"
             )
     return [header.index(name) for name in wanted[1:]]
-
-
-def _number(text, path, row, column):
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(
-            f"{path}, row {row}, column {column!r}: must be a finite number. "
-            f"Received: {text!r}"
-        )
-    return value
 
 
 def _check_time(trajectories, path):
