@@ -1,0 +1,254 @@
+"""Episodes of the wastewater plant in splits, simulated once and kept."""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import pathlib
+import zipfile
+
+import numpy as np
+
+from .bsm1 import CONTROLS, DISTURBANCES, STATE_NAMES, BSM1Plant
+from .corpus import cache_dir, replacing
+from .influent import FLOW, PER_DAY, generated_influent, load_influent
+from .plant_episodes import (
+    MEASURED,
+    measured,
+    random_controls,
+    random_episode,
+    seasoned_state,
+    storm_influent,
+)
+from .plant_simulation import simulate_plant
+from .series import Episode, SeriesData
+
+# Raised whenever the same arguments would give other numbers.
+VERSION = 1
+TASKS = ("measured", "full")
+SPLITS = ("train", "valid", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How many episodes of each split, and how long, in steps of 15 minutes."""
+
+    train: int
+    valid: int
+    test: int
+    storm: int
+    steps: int
+
+
+SIZES = {
+    "small": Size(6, 2, 2, 1, 192),
+    "original": Size(11, 1, 3, 1, 999),
+    "full": Size(32, 6, 8, 2, 1344),
+}
+
+
+def load_plant_data(
+    task="measured",
+    size="small",
+    weather="generated",
+    seed=0,
+    data_dir=None,
+    cache=None,
+    workers=1,
+    progress=None,
+):
+    """The wastewater plant as a series to forecast: what sensors see, or all.
+
+    Training, validation and test episodes have their own weather, first state
+    and controls each; the storm is in none of them. What is simulated is kept
+    in a file whose name is a hash of all that it depends on, and whose content
+    is checked when it is read.
+
+    Args:
+        task: `"measured"`, the eleven sensors of `MEASURED` and the flow of the
+            influent as the only disturbance; or `"full"`, all 145 states and
+            all fourteen disturbances. Defaults to `"measured"`.
+        size: `"small"`, ten episodes of two days, in seconds; `"original"`, 15
+            of ten days; `"full"`, 46 of two weeks; storms are extra. Defaults
+            to `"small"`.
+        weather: `"generated"`, by formula, or `"recorded"`, varied from the
+            benchmark's dry and rainy weeks, with its storm as it is. Defaults
+            to `"generated"`.
+        seed: int >= 0. Defaults to `0`.
+        data_dir: string or path, the data folder of recorded weather. Defaults
+            to `None`, the folder `ORRERY_DATA_DIR`.
+        cache: string or path of the folder to keep episodes in. Defaults to
+            `None`, the cache.
+        workers: int >= 1, processes that simulate; the numbers do not depend on
+            it. Defaults to `1`.
+        progress: function of the number of episodes done and of all. Defaults
+            to `None`.
+
+    Returns:
+        A `SeriesData` with the splits train, valid, test and storm.
+
+    Raises:
+        ArithmeticError: if a simulation fails.
+        FileNotFoundError: if recorded weather is not there.
+        ImportError: if SciPy is not installed; says how to install it.
+        ValueError: if an argument is none of those named, or a kept file is not
+            what was written.
+
+    Reference:
+        - [Alex et al., 2018](https://github.com/wwtmodels/Benchmark-Simulation-Models)
+    """
+    for name, value, allowed in (
+        ("task", task, TASKS),
+        ("size", size, tuple(SIZES)),
+        ("weather", weather, ("generated", "recorded")),
+    ):
+        if value not in allowed:
+            raise ValueError(
+                f"`{name}` must be one of {allowed}. Received: {name}={value!r}"
+            )
+    weathers, storm, dry = _weather(weather, data_dir)
+    config = {
+        "version": VERSION,
+        "size": dataclasses.asdict(SIZES[size]),
+        "seed": seed,
+        "weather": _hash(*weathers, storm),
+    }
+    key = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    folder = cache_dir() if cache is None else pathlib.Path(cache).expanduser()
+    path = folder / f"bsm1-{key.hexdigest()[:16]}.npz"
+    if not path.exists():
+        runs = _simulated(SIZES[size], seed, weathers, storm, workers, progress)
+        _write(path, runs)
+    runs = _read(path)
+    metadata = {**config, "file": path.name}
+    return _series(task, SIZES[size], runs, _event(storm, dry), metadata)
+
+
+def _weather(weather, data_dir):
+    """The weathers to vary, the storm, and dry weather to tell it from."""
+    if weather == "generated":
+        dry = generated_influent()
+        return [dry], storm_influent(), dry
+    dry, rain, storm = (
+        load_influent(name, data_dir) for name in ("dry", "rain", "storm")
+    )
+    # The last row is the first one again.
+    return [dry[:-1], rain[:-1]], storm, dry
+
+
+def _simulated(size, seed, weathers, storm, workers, progress):
+    """A list of runs: of train, valid, test, then of the storm."""
+    start = seasoned_state(BSM1Plant(), generated_influent())
+    ordinary = size.train + size.valid + size.test
+    jobs = [
+        (random_episode, (seed, k, start, weathers, size.steps))
+        for k in range(ordinary)
+    ]
+    jobs += [
+        (storm_episode, (seed, k, start, storm))
+        for k in range(ordinary, ordinary + size.storm)
+    ]
+    done, runs = 0, []
+
+    def collect(results):
+        nonlocal done
+        for run in results:
+            runs.append(run)
+            done += 1
+            if progress is not None:
+                progress(done, len(jobs))
+
+    if workers == 1:
+        collect(_call(job) for job in jobs)
+        return runs
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, spawn) as pool:
+        collect(pool.map(_call, jobs))
+    return runs
+
+
+def _call(job):
+    function, arguments = job
+    return function(*arguments)
+
+
+def storm_episode(seed, episode, start, storm):
+    """The storm as it is, under steps of the controls."""
+    generator = np.random.default_rng(np.random.SeedSequence([seed, episode]))
+    controls = random_controls(len(storm) - 1, "steps", generator)
+    return simulate_plant(BSM1Plant(), start, storm, controls)
+
+
+def _series(task, size, runs, event, metadata):
+    plant, full = BSM1Plant(), task == "full"
+    episodes = []
+    for run in runs:
+        values, disturbances = run["states"], run["influent"][:-1]
+        if not full:
+            values = measured(plant, values)
+            disturbances = disturbances[:, FLOW:]
+        episodes.append(Episode(values, run["controls"], disturbances))
+    splits = {}
+    for split in (*SPLITS, "storm"):
+        count = getattr(size, split)
+        splits[split], episodes = episodes[:count], episodes[count:]
+    splits["storm"] = [
+        dataclasses.replace(episode, event=event) for episode in splits["storm"]
+    ]
+    return SeriesData(
+        name=f"bsm1-{task}",
+        observed=STATE_NAMES if full else MEASURED,
+        controls=CONTROLS,
+        disturbances=DISTURBANCES if full else DISTURBANCES[FLOW:],
+        step=24 / PER_DAY,
+        splits=splits,
+        metadata=metadata,
+    )
+
+
+def _event(storm, dry):
+    """Rows in which the storm is not dry weather, and twelve hours after."""
+    differs = np.abs(storm[:, FLOW] - dry[:, FLOW]) > 1
+    after = np.ones(PER_DAY // 2 + 1)
+    return np.convolve(differs, after)[: len(storm)] > 0
+
+
+def _hash(*arrays):
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(str(array.shape).encode())
+        digest.update(np.ascontiguousarray(array, "<f8").tobytes())
+    return digest.hexdigest()
+
+
+def _write(path, runs):
+    """All runs and a hash of them; the file appears when it is complete."""
+    arrays = {
+        f"{name}_{k}": run[name]
+        for k, run in enumerate(runs)
+        for name in ("states", "controls", "influent")
+    }
+    arrays["sha256"] = np.array(_hash(*arrays.values()))
+    with replacing(path) as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _read(path):
+    try:
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
+        digest = str(arrays.pop("sha256"))
+        whole = digest == _hash(*arrays.values())
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"{path} is damaged: it does not hold what was written. Delete it, "
+            "and it is made anew."
+        )
+    names = ("states", "controls", "influent")
+    return [
+        {name: arrays[f"{name}_{k}"] for name in names}
+        for k in range(len(arrays) // len(names))
+    ]
