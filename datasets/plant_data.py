@@ -236,7 +236,7 @@ def _write(path, runs):
 
 def _read(path):
     try:
-        with np.load(path) as file:
+        with open(path, "rb") as stream, np.load(stream) as file:
             arrays = {name: file[name] for name in file.files}
         digest = str(arrays.pop("sha256"))
         whole = digest == _hash(*arrays.values())

@@ -98,7 +98,7 @@ def random_controls(steps, kind, generator):
     Args:
         steps: int > 0.
         kind: `"steps"`, held for 1 to 8 hours at levels from all of the range;
-            `"binary"`, each control between two levels; `"walk"`, hourly values
+            `"binary"`, each control either low or high; `"walk"`, hourly values
             that wander; `"controllers"`, set-points of oxygen and nitrate that
             change every 4 to 24 hours.
         generator: `numpy.random.Generator`.
@@ -120,7 +120,8 @@ def random_controls(steps, kind, generator):
             generator, steps, (4, 32), lambda: generator.uniform(LOW, HIGH)
         )
     elif kind == "binary":
-        ends = generator.uniform(LOW, HIGH, (2, 2))
+        middle = 0.5 * (LOW + HIGH)
+        ends = generator.uniform([LOW, middle], [middle, HIGH])
         held = _held(
             generator,
             steps,
