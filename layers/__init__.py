@@ -25,6 +25,7 @@ from .pairwise_potential import PairwisePotential
 from .potential import Potential
 from .radial_potential import RadialPotential
 from .resolvent_mixer import ResolventMixer
+from .stable_koopman import StableKoopman
 from .two_layer_potential import TwoLayerPotential
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "Potential",
     "RadialPotential",
     "ResolventMixer",
+    "StableKoopman",
     "StreamingEDMD",
     "TwoLayerPotential",
 ]

@@ -3,9 +3,11 @@
 from .energy_conservation import EnergyConservation
 from .fused_linear_crossentropy import fused_linear_crossentropy
 from .koopman_consistency import KoopmanConsistency
+from .spectral_penalty import SpectralPenalty
 
 __all__ = [
     "EnergyConservation",
     "KoopmanConsistency",
+    "SpectralPenalty",
     "fused_linear_crossentropy",
 ]
