@@ -32,7 +32,7 @@ def read_csv_table(path, columns=None):
 
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "table.csv")
-        path.write_text("t,x\\n0,1.5\\n1,2.5\\n")
+        path.write_text("t,x\n0,1.5\n1,2.5\n")
         names, table = read_csv_table(path, ["x"])
     assert names == ["x"] and table.tolist() == [[1.5], [2.5]]
     ```

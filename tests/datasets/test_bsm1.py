@@ -12,6 +12,8 @@ from orrery.datasets.bsm1 import (
 )
 
 pytest.importorskip("scipy")
+# Nothing here asks a backend for anything.
+pytestmark = pytest.mark.one_backend("torch")
 
 # MATLAB's open loop under constant influent, as published with the benchmark.
 EFFLUENT = {
