@@ -36,7 +36,7 @@ class TakacsSettler:
     Example:
     >>> settler = TakacsSettler()
     >>> settler.velocity_of(np.array([5.0, 300.0, 6000.0]), 3000.0).round(1)
-    array([  0. , 191.5,  15. ])
+    array([  0. , 195.4,  15. ])
 
     Reference:
         - [Takacs et al., 1991](https://doi.org/10.1016/0043-1354(91)90066-Y)

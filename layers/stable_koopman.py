@@ -52,7 +52,7 @@ class StableKoopman(keras.layers.Layer):
     Example:
     >>> dynamics = StableKoopman(latent_dim=4, control_dim=1)
     >>> z, u = keras.ops.ones((2, 4)), keras.ops.zeros((2, 10, 1))
-    >>> dynamics(z, u).shape[1:]
+    >>> tuple(dynamics(z, u).shape[1:])
     (10, 4)
     >>> bool(np.abs(dynamics.eigenvalues()).max() < 1)
     True
