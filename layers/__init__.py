@@ -25,6 +25,7 @@ from .pairwise_potential import PairwisePotential
 from .potential import Potential
 from .radial_potential import RadialPotential
 from .resolvent_mixer import ResolventMixer
+from .selective_koopman import SelectiveKoopman
 from .stable_koopman import StableKoopman
 from .two_layer_potential import TwoLayerPotential
 
@@ -51,6 +52,7 @@ __all__ = [
     "Potential",
     "RadialPotential",
     "ResolventMixer",
+    "SelectiveKoopman",
     "StableKoopman",
     "StreamingEDMD",
     "TwoLayerPotential",
