@@ -2,6 +2,13 @@
 
 from .compute_cost import exit_compute_cost
 from .energy_drift import EnergyDrift
+from .forecast_scores import (
+    crps,
+    interval_coverage,
+    nrmse,
+    skill_score,
+    window_mean_relative_error,
+)
 from .perplexity import Perplexity
 from .risk_control import calibrate_threshold, risk_resampling
 
@@ -9,6 +16,11 @@ __all__ = [
     "EnergyDrift",
     "Perplexity",
     "calibrate_threshold",
+    "crps",
     "exit_compute_cost",
+    "interval_coverage",
+    "nrmse",
     "risk_resampling",
+    "skill_score",
+    "window_mean_relative_error",
 ]
