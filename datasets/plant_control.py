@@ -56,6 +56,7 @@ class PIController:
 # reactor 2 by the internal recycle. Sensors are taken to be ideal.
 OXYGEN = PIController("SO5", 2.0, 25.0, 0.002, 0.001, 0.0, 240.0)
 NITRATE = PIController("SNO2", 1.0, 10_000.0, 0.025, 0.015, 0.0, 92_230.0)
+CONTROLLERS = (OXYGEN, NITRATE)
 
 
 class ControlledPlant:
@@ -69,7 +70,7 @@ class ControlledPlant:
         controllers: pair of `PIController`, of KLa5 and of Qa.
     """
 
-    def __init__(self, plant, controllers=(OXYGEN, NITRATE)):
+    def __init__(self, plant, controllers=CONTROLLERS):
         self.plant, self.controllers = plant, controllers
         self.places = [controller.place for controller in controllers]
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from .bsm1 import OPEN_LOOP, STATE_NAMES, STATES
 from .influent import PER_DAY
-from .plant_control import ControlledPlant
+from .plant_control import CONTROLLERS, ControlledPlant
 from .stiff_path import stiff_path
 
 # What an error is measured by beside the state itself, g/m3: solids in the
@@ -18,6 +18,7 @@ def simulate_plant(
     influent,
     controls=None,
     setpoints=None,
+    controllers=CONTROLLERS,
     method="LSODA",
     rtol=1e-6,
     progress=None,
@@ -36,6 +37,8 @@ def simulate_plant(
             those of the open loop or, with `setpoints`, of the controllers.
         setpoints: array `(n, 2)` or `(2,)`: of oxygen in reactor 5 and nitrate
             in reactor 2, g/m3. Defaults to `None`: no controllers.
+        controllers: pair of `PIController`, of KLa5 and Qa. Defaults to those
+            of the benchmark.
         method: `"LSODA"`, `"BDF"` or `"Radau"`. Defaults to `"LSODA"`.
         rtol: float > 0, allowed error of a step relative to the state, or to
             1 g/m3 (1 kg/m3 of solids in the settler). Defaults to `1e-6`.
@@ -67,7 +70,7 @@ def simulate_plant(
     controlled = setpoints is not None
     system, scale = plant, SCALE
     if controlled:
-        system = ControlledPlant(plant)
+        system = ControlledPlant(plant, controllers)
         state = system.start(state, OPEN_LOOP)
         scale = np.concatenate([SCALE, [100.0, 1e5, 1.0, 1e3]])
     path = np.empty((steps + 1, len(state)))
