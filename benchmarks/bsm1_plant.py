@@ -72,7 +72,7 @@ def main(argv=None):
         write_csv(path, rows)
         print(f"Wrote {path}", flush=True)
 
-    write("bsm1_balances", balances(plant, days / 7))
+    write("bsm1_balances", balances(plant, days / 7, arguments.data_dir))
     write("bsm1_indices", list(indices(plant, days, arguments)))
     write("bsm1_episodes", episodes(plant, days, arguments))
 
@@ -117,8 +117,8 @@ def closed_loop_rest(plant, controllers):
     )[-1][:145]
 
 
-def balances(plant, days):
-    weather = load_influent("dry")
+def balances(plant, days, data_dir):
+    weather = load_influent("dry", data_dir)
 
     def influent(time):
         row = min(int(time * PER_DAY), len(weather) - 2)

@@ -404,3 +404,22 @@ def test_one_file(smoke, tmp_path):
     for column in ("logits", "sgd_weights", "adamw_weights"):
         (difference,) = numbers(row, column)
         assert difference < 1e-4
+
+
+def test_bsm1_plant(tmp_path, data_dir):
+    script = ROOT / "benchmarks" / "bsm1_plant.py"
+    flags = ("--smoke", "--out", tmp_path, "--data-dir", data_dir)
+    subprocess.run([sys.executable, *map(str, (script, *flags))], check=True)
+    tables = {}
+    for path in tmp_path.glob("bsm1_*.csv"):
+        with open(path, newline="", encoding="utf-8") as stream:
+            tables["_".join(path.stem.split("_")[:2])] = list(
+                csv.DictReader(stream)
+            )
+    assert all(float(row["missing"]) < 1e-6 for row in tables["bsm1_balances"])
+    found = {(r["weather"], r["largest KLa5"]) for r in tables["bsm1_indices"]}
+    assert len(found) == len(tables["bsm1_indices"]) == 6
+    for row in tables["bsm1_indices"]:
+        numbers(row, "EQI", "OCI", "AE", "PE", "SP")
+    first, second = tables["bsm1_episodes"]
+    assert float(first["largest error"]) < float(second["largest error"]) < 1e-2
