@@ -5,7 +5,7 @@ import numpy as np
 METHODS = ("LSODA", "BDF", "Radau")
 # Evaluations between two times after which an integrator is taken to be lost;
 # some of them never give up by themselves.
-MOST_CALLS = 20_000
+MOST_CALLS = 200_000
 
 
 def stiff_path(
