@@ -69,9 +69,9 @@ def load_plant_data(
         task: `"measured"`, the eleven sensors of `MEASURED` and the flow of the
             influent as the only disturbance; or `"full"`, all 145 states and
             all fourteen disturbances. Defaults to `"measured"`.
-        size: `"small"`, ten episodes of two days, in seconds; `"original"`, 15
-            of ten days; `"full"`, 46 of two weeks; storms are extra. Defaults
-            to `"small"`.
+        size: `"small"`, ten episodes of two days, in half a minute;
+            `"original"`, 15 of ten days; `"full"`, 46 of two weeks; storms are
+            extra. Defaults to `"small"`.
         weather: `"generated"`, by formula, or `"recorded"`, varied from the
             benchmark's dry and rainy weeks, with its storm as it is. Defaults
             to `"generated"`.

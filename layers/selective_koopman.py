@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from .._checks import check_integer
+from .acting_inputs import acting_inputs
 
 
 @keras.saving.register_keras_serializable(package="orrery")
@@ -216,22 +217,7 @@ class SelectiveKoopman(keras.layers.Layer):
 
     def _acting(self, x, u, d):
         """Controls beside disturbances, and the steps to come."""
-        given = []
-        for name, part, width in (
-            ("u", u, self.control_dim),
-            ("d", d, self.disturbance_dim),
-        ):
-            if (part is None) != (width == 0) or (
-                part is not None and part.shape[-1] != width
-            ):
-                what = None if part is None else tuple(part.shape)
-                raise ValueError(
-                    f"`{name}` must have {width} entries a step (`None` if 0). "
-                    f"Received: shape {what}"
-                )
-            if part is not None:
-                given.append(part)
-        acting = ops.concatenate(given, axis=-1) if len(given) > 1 else given[0]
+        acting = acting_inputs(u, self.control_dim, d, self.disturbance_dim)
         past, rows = x.shape[1], acting.shape[1]
         horizon = rows - past + 1
         if past < 2 or horizon < 1:

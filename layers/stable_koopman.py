@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from .._checks import check_integer, check_real
+from .acting_inputs import acting_inputs
 from .edmd import StreamingEDMD
 from .linear_recurrence import linear_response, power
 
@@ -173,7 +174,7 @@ class StableKoopman(keras.layers.Layer):
     def call(self, z, u=None, d=None, steps=None, training=False):
         if training and self.penalty is not None:
             self.add_loss(self.penalty(self.kernel))
-        inputs = self._inputs(u, d)
+        inputs = acting_inputs(u, self.control_dim, d, self.disturbance_dim)
         if inputs is not None:
             steps = inputs.shape[1]
         elif steps is None:
@@ -291,22 +292,3 @@ class StableKoopman(keras.layers.Layer):
                 state = state + drive[:, step]
             states.append(state)
         return ops.stack(states, axis=1)
-
-    def _inputs(self, u, d):
-        """Both side by side, `(batch, H, m + p)`, or `None`."""
-        given = []
-        for name, x, width in (
-            ("u", u, self.control_dim),
-            ("d", d, self.disturbance_dim),
-        ):
-            if (x is None) != (width == 0) or (
-                x is not None and x.shape[-1] != width
-            ):
-                what = None if x is None else tuple(x.shape)
-                raise ValueError(
-                    f"`{name}` must have {width} entries a step (`None` if 0). "
-                    f"Received: shape {what}"
-                )
-            if x is not None:
-                given.append(x)
-        return ops.concatenate(given, axis=-1) if given else None
