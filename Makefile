@@ -88,7 +88,7 @@ $(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
-	$(INSTALL) -e ".[jax,torch,tensorflow,text,data,plot,science,onnx,test]"
+	$(INSTALL) -e ".[jax,torch,tensorflow,text,data,plot,science,forecast,onnx,test]"
 	@touch $@
 
 $(VENV)/.lint: $(BIN)/python constraints.txt

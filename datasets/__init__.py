@@ -6,6 +6,7 @@ from .byte_pair import BytePairVocabulary
 from .byte_vocabulary import ByteVocabulary
 from .digits import digits, noisy_patterns
 from .dynamics import henon_heiles, kepler, mass_spring, pendulum, simulate
+from .forecast_windows import ForecastWindows
 from .influent import generated_influent, load_influent
 from .labelled_batches import LabelledBatches
 from .language_batches import LanguageBatches
@@ -35,6 +36,7 @@ __all__ = [
     "BytePairVocabulary",
     "ByteVocabulary",
     "Episode",
+    "ForecastWindows",
     "LabelledBatches",
     "LanguageBatches",
     "MechanicalSystem",

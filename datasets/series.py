@@ -78,22 +78,47 @@ class SeriesData:
             A dict from `"observed"`, `"controls"` and `"disturbances"` to a
             pair of arrays; what does not vary has the standard deviation 1.
         """
-        parts = {
-            "observed": [e.values for e in self.splits["train"]],
-            "controls": [e.controls for e in self.splits["train"]],
-            "disturbances": [e.disturbances for e in self.splits["train"]],
-        }
         scales = {}
-        for name, arrays in parts.items():
-            rows = np.concatenate(arrays)
+        for name, rows in self._training_rows().items():
             deviation = rows.std(axis=0)
             still = deviation < 1e-6 * np.maximum(1.0, np.abs(rows).max(axis=0))
             scales[name] = rows.mean(axis=0), np.where(still, 1.0, deviation)
         return scales
 
+    def ranges(self):
+        """Smallest and largest values of the training episodes, as `scales`."""
+        return {
+            name: (rows.min(axis=0), rows.max(axis=0))
+            for name, rows in self._training_rows().items()
+        }
+
+    def _training_rows(self):
+        parts = "values", "controls", "disturbances"
+        return {
+            name: np.concatenate([getattr(e, p) for e in self.splits["train"]])
+            for name, p in zip(
+                ("observed", "controls", "disturbances"), parts, strict=True
+            )
+        }
+
+    def log(self, split):
+        """Rows of each episode as a plant would log them.
+
+        Args:
+            split: name of a split.
+
+        Returns:
+            A list of float arrays `(n, X + m + p)`: what was observed, what was
+            set and what disturbed from then on.
+        """
+        return [
+            np.concatenate([e.values[:-1], e.controls, e.disturbances], axis=1)
+            for e in self.splits[split]
+        ]
+
     def varying(self):
         """Which of the observed vary, bool `(X,)`; scores skip the rest."""
-        rows = np.concatenate([e.values for e in self.splits["train"]])
+        rows = self._training_rows()["observed"]
         return rows.std(axis=0) >= 1e-6 * np.maximum(1.0, np.abs(rows).max(0))
 
     def starts(self, split, history, horizon, stride=1):

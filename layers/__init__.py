@@ -10,6 +10,9 @@ from .equilibrium_propagation import EquilibriumPropagation
 from .hamiltonian import HamiltonianBlock
 from .hopfield_energy import HopfieldEnergy
 from .koopman_operator import KoopmanOperator
+from .kovae_decoder import KoVAEDecoder
+from .kovae_encoder import KoVAEEncoder
+from .kovae_prior import KoVAEPrior
 from .language_head import LanguageHead
 from .lift import Lift
 from .linear_recurrence import LinearRecurrence
@@ -41,6 +44,9 @@ __all__ = [
     "HenonHeilesPotential",
     "HopfieldEnergy",
     "KeplerPotential",
+    "KoVAEDecoder",
+    "KoVAEEncoder",
+    "KoVAEPrior",
     "KoopmanOperator",
     "LanguageHead",
     "Lift",

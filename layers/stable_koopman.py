@@ -6,6 +6,7 @@ from keras import ops
 
 from .._checks import check_integer, check_real
 from .acting_inputs import acting_inputs
+from .doubling_scan import complex_product
 from .edmd import StreamingEDMD
 from .linear_recurrence import linear_response, power
 
@@ -41,7 +42,8 @@ class StableKoopman(keras.layers.Layer):
         z: float tensor `(batch, k)`, the state at the beginning.
         u: float tensor `(batch, H, m)`, or `None` if there are no controls.
         d: float tensor `(batch, H, p)`, or `None` if nothing disturbs.
-        steps: int, H, where there is neither. Defaults to `None`.
+        noise: float tensor `(batch, H, k)`, added to each step, or `None`.
+        steps: int, H, where there is none of these. Defaults to `None`.
 
     Returns:
         Float tensor `(batch, H, k)`, the states after 1 to H steps.
@@ -171,21 +173,24 @@ class StableKoopman(keras.layers.Layer):
         if self.mode == "lstsq":
             self.edmd.build((None, k + self.input_dim))
 
-    def call(self, z, u=None, d=None, steps=None, training=False):
+    def call(self, z, u=None, d=None, noise=None, steps=None, training=False):
         if training and self.penalty is not None:
             self.add_loss(self.penalty(self.kernel))
         inputs = acting_inputs(u, self.control_dim, d, self.disturbance_dim)
-        if inputs is not None:
-            steps = inputs.shape[1]
+        given = noise if inputs is None else inputs
+        if given is not None:
+            steps = given.shape[1]
         elif steps is None:
             raise ValueError(
-                "`steps` must be given where there are neither controls nor "
-                "disturbances."
+                "`steps` must be given where neither controls nor disturbances "
+                "nor noise tell it."
             )
         state = ops.cast(z, "float32")
-        drive = None
+        drive = None if noise is None else ops.cast(noise, "float32")
         if inputs is not None:
-            drive = ops.matmul(ops.cast(inputs, "float32"), self.input_kernel)
+            inputs = ops.cast(inputs, "float32")
+            driven = ops.matmul(inputs, self.input_kernel)
+            drive = driven if drive is None else driven + drive
         if self.mode == "stable":
             states = self._respond(state, drive, steps)
         else:
@@ -193,9 +198,20 @@ class StableKoopman(keras.layers.Layer):
         return ops.cast(states, self.compute_dtype)
 
     def step(self, z, u=None, d=None):
-        """The state `(batch, k)` after one step; u `(batch, m)`, d likewise."""
-        u, d = (None if x is None else x[:, None] for x in (u, d))
-        return self(z, u, d, steps=1)[:, 0]
+        """The state `(..., k)` after one step; u `(..., m)`, d `(..., p)`."""
+        state = ops.cast(z, "float32")
+        if self.mode == "stable":
+            parts = complex_product(
+                power(self._exponent(), 1), ops.split(state, 2, axis=-1)
+            )
+            state = ops.concatenate(parts, axis=-1)
+        else:
+            state = ops.matmul(state, ops.transpose(self.kernel))
+        inputs = acting_inputs(u, self.control_dim, d, self.disturbance_dim)
+        if inputs is not None:
+            inputs = ops.cast(inputs, "float32")
+            state = state + ops.matmul(inputs, self.input_kernel)
+        return ops.cast(state, self.compute_dtype)
 
     def observe(self, z, z_next, u=None, d=None):
         """Adds pairs `(pairs, k)` to the statistics, and solves A, B, E."""

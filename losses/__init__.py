@@ -2,6 +2,7 @@
 
 from .energy_conservation import EnergyConservation
 from .fused_linear_crossentropy import fused_linear_crossentropy
+from .gaussian_divergence import gaussian_divergence
 from .koopman_consistency import KoopmanConsistency
 from .spectral_penalty import SpectralPenalty
 
@@ -10,4 +11,5 @@ __all__ = [
     "KoopmanConsistency",
     "SpectralPenalty",
     "fused_linear_crossentropy",
+    "gaussian_divergence",
 ]

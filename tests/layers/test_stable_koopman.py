@@ -229,3 +229,18 @@ def test_bad_calls(call, message):
         call(build())
     with pytest.raises(ValueError, match="`latent_dim` = 6 entries"):
         StableKoopman(K).build((None, 4))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_noise_is_added_to_each_step(mode):
+    layer = build(mode)
+    noise = RNG.normal(size=(3, H, K)).astype("float32")
+    z, a = Z.astype("float64"), layer.matrices()
+    for step, state in enumerate(
+        np.moveaxis(to_numpy(layer(Z, U, D, noise=noise)), 1, 0)
+    ):
+        z = z @ a[0].T + U[:, step] @ a[1].T + D[:, step] @ a[2].T
+        z = z + noise[:, step]
+        np.testing.assert_allclose(state, z, atol=1e-5)
+    layer = build(mode, 0, 0)
+    assert layer(Z, noise=noise).shape == (3, H, K)

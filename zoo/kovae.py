@@ -1,0 +1,427 @@
+"""A Koopman variational autoencoder that forecasts a controlled process."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from .._checks import check_integer, check_real
+from ..layers.kovae_decoder import KoVAEDecoder
+from ..layers.kovae_encoder import KoVAEEncoder
+from ..layers.kovae_prior import KoVAEPrior
+from ..layers.stable_koopman import StableKoopman
+from ..losses.gaussian_divergence import gaussian_divergence
+from ..losses.spectral_penalty import SpectralPenalty
+from .forecaster import Forecaster, beside_the_past
+
+# Windows whose ensembles are computed at once.
+WINDOWS = 16
+
+
+@keras.saving.register_keras_serializable(package="orrery")
+class KoVAE(Forecaster):
+    """Forecasts, with their uncertainty, through linear latent dynamics.
+
+    A causal encoder gives `q(z_t | x_1 ... x_t, u_1 ... u_{t-1}, d_1 ...)`; the
+    prior is linear, `p(z_{t+1} | z_t, u_t, d_t) = N(A z_t + B u_t + E d_t,
+    diag(exp(w)))`; the forecast decodes the roll-out of A, B and E from z_O.
+
+        L = |dec(z) - x|^2 + alpha (|dec(zhat) - x|^2 + w_l |zhat - mu|^2)
+            + beta KL / k + gamma penalty(A),
+
+    all squares as means. The KL divergence is reported in nats a row.
+
+    Args:
+        observed_dim, control_dim, disturbance_dim, history, horizon, skip: see
+            `Forecaster`.
+        latent_dim: int > 0, k. Defaults to `64`.
+        hidden_dim: int > 0, of encoder and decoder. Defaults to `256`.
+        koopman: `"stable"`, `"free"`, `"soft"` (free, with a penalty on a
+            spectral radius above 1) or `"lstsq"`; see `StableKoopman`. Defaults
+            to `"stable"`.
+        decoder: `"mlp"`, `"linear"` or `"gru"`. Defaults to `"mlp"`.
+        norm: `"layer"` or `None`. Defaults to `"layer"`.
+        dropout: float in [0, 1). Defaults to `0.1`.
+        alpha: float > 0, weight of the forecast. Defaults to `1.0`.
+        beta: float >= 0, weight of the divergence. Defaults to `0.01`.
+        gamma: float >= 0, weight of the penalty of `"soft"`. Defaults to `0.1`.
+        margin: float in [0, 1), of that penalty. Defaults to `0.0`.
+        latent_weight: float >= 0, w_l; above 0 the future is encoded in
+            training as well. Defaults to `0.1`.
+        free_bits: float >= 0, nats of each latent number that the divergence
+            does not count below. Defaults to `0.0`.
+        seed: int or `None`, of the samples in training. Defaults to `None`.
+        **kwargs: `name`, `dtype` and the like of `keras.Model`.
+
+    Call arguments:
+        inputs: see `Forecaster`.
+        training: bool. In training z is drawn, else it is the mean.
+
+    Returns:
+        Float tensor `(B, H, X)`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+
+    ```python
+    data = orrery.datasets.load_plant_data()
+    model = KoVAE(len(data.observed), len(data.controls), 1)
+    model.adapt(data)
+    model.compile(keras.optimizers.AdamW(1e-3, clipnorm=2.0))
+    model.fit(orrery.datasets.ForecastWindows(data), shuffle=False)
+    rows = data.log("test")[0][:20]  # (20, 14): sensors, controls, inflow
+    forecast = model.forecast(rows, np.full((20, 2), [120.0, 5e4]))  # (20, 11)
+    ```
+
+    Reference:
+        - [Naiman et al., 2023](https://arxiv.org/abs/2310.02619), the Koopman
+          prior.
+        - [Han et al., 2024](https://arxiv.org/abs/2405.12478), controls.
+    """
+
+    def __init__(
+        self,
+        observed_dim,
+        control_dim=0,
+        disturbance_dim=0,
+        history=20,
+        horizon=20,
+        skip="last",
+        latent_dim=64,
+        hidden_dim=256,
+        koopman="stable",
+        decoder="mlp",
+        norm="layer",
+        dropout=0.1,
+        alpha=1.0,
+        beta=0.01,
+        gamma=0.1,
+        margin=0.0,
+        latent_weight=0.1,
+        free_bits=0.0,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(
+            observed_dim,
+            control_dim,
+            disturbance_dim,
+            history,
+            horizon,
+            skip,
+            **kwargs,
+        )
+        check_real("alpha", alpha, "above 0", lambda x: x > 0)
+        for name, value in (
+            ("beta", beta),
+            ("gamma", gamma),
+            ("latent_weight", latent_weight),
+            ("free_bits", free_bits),
+        ):
+            check_real(name, value, "at least 0", lambda x: x >= 0)
+        if koopman not in ("stable", "free", "soft", "lstsq"):
+            raise ValueError(
+                "`koopman` must be 'stable', 'free', 'soft' or 'lstsq'. "
+                f"Received: koopman={koopman!r}"
+            )
+        if decoder not in ("mlp", "linear", "gru"):
+            raise ValueError(
+                "`decoder` must be 'mlp', 'linear' or 'gru', for a forecast "
+                f"knows no later rows. Received: decoder={decoder!r}"
+            )
+        self.options = {
+            "latent_dim": latent_dim,
+            "hidden_dim": hidden_dim,
+            "koopman": koopman,
+            "decoder": decoder,
+            "norm": norm,
+            "dropout": dropout,
+            "alpha": alpha,
+            "beta": beta,
+            "gamma": gamma,
+            "margin": margin,
+            "latent_weight": latent_weight,
+            "free_bits": free_bits,
+            "seed": seed,
+        }
+        penalty = None
+        if koopman == "soft":
+            penalty = SpectralPenalty(margin=margin, weight=gamma)
+        self.encoder = KoVAEEncoder(
+            latent_dim,
+            hidden_dim,
+            norm=norm,
+            dropout=dropout,
+            seed=seed,
+            dtype=self.dtype_policy,
+            name="encoder",
+        )
+        self.prior = KoVAEPrior(
+            latent_dim,
+            operator=StableKoopman(
+                latent_dim,
+                control_dim,
+                disturbance_dim,
+                "free" if koopman == "soft" else koopman,
+                penalty=penalty,
+                dtype="float32",
+                name="operator",
+            ),
+            dtype="float32",
+            name="prior",
+        )
+        self.decoder = KoVAEDecoder(
+            observed_dim,
+            hidden_dim,
+            decoder,
+            norm=norm,
+            dropout=dropout,
+            seed=seed,
+            dtype=self.dtype_policy,
+            name="decoder",
+        )
+
+    @property
+    def operator(self):
+        """The `StableKoopman` of the latent dynamics."""
+        return self.prior.operator
+
+    def term_weights(self):
+        options = self.options
+        weights = {
+            "divergence": options["beta"] / options["latent_dim"],
+            "reconstruction": 1.0,
+            "latent": options["alpha"] * options["latent_weight"],
+            "forecast": options["alpha"],
+        }
+        return {name: weight for name, weight in weights.items() if weight}
+
+    def build_layers(self):
+        latent = (None, self.history_rows, self.options["latent_dim"])
+        seen = sum(self.widths.values())
+        self.encoder.build((None, self.history_rows, seen))
+        self.prior.build(latent)
+        # Nothing is learned of a noise that no divergence judges.
+        self.prior.noise_logvar.trainable = self.options["beta"] > 0
+        self.decoder.build(latent)
+        self.interval_scale = self.add_weight(
+            name="interval_scale",
+            shape=(self.horizon, self.observed_dim),
+            initializer="ones",
+            trainable=False,
+            autocast=False,
+        )
+
+    def ahead(self, past, u, d, future, training):
+        rows, count = past, self.history_rows
+        weights = self.term_weights()
+        if future is not None and "latent" in weights:
+            rows = ops.concatenate([past, future], axis=1)
+        mean, logvar, z = self.encoder(
+            beside_the_past(rows, u, d), sample=training, training=training
+        )
+        before = self._acting(u, d, slice(0, rows.shape[1] - 1))
+        if training and self.options["koopman"] == "lstsq":
+            self._observe(mean, *before)
+        if future is not None and "divergence" in weights:
+            # Before the operator: a layer forgets the losses of its parts.
+            expected = self.prior(z, *before)
+            divergence = gaussian_divergence(mean, logvar, *expected)
+            counted = ops.maximum(divergence, self.options["free_bits"])
+            self.add_term("divergence", ops.mean(counted) * z.shape[-1])
+        rolled = self.operator(
+            z[:, count - 1],
+            *self._acting(u, d, slice(count - 1, None)),
+            steps=self.horizon,
+            training=training,
+        )
+        decoded, forecast = self._decode(past, z[:, :count], rolled, training)
+        if future is not None:
+            error = ops.mean(ops.square(decoded - past))
+            self.add_term("reconstruction", error)
+            if "latent" in weights:
+                error = ops.mean(ops.square(rolled - mean[:, count:]))
+                self.add_term("latent", error)
+        return forecast
+
+    def _decode(self, past, z, rolled, training=False):
+        """Rows of the past, and the forecast, in float32."""
+        decoded = self.decoder(
+            ops.concatenate([z, rolled], axis=1), training=training
+        )
+        decoded = ops.cast(decoded, "float32")
+        seen, forecast = ops.split(decoded, [z.shape[1]], axis=1)
+        if self.skip == "last":
+            forecast = past[:, -1:] + forecast - seen[:, -1:]
+        return seen, forecast
+
+    @staticmethod
+    def _acting(u, d, rows):
+        return tuple(None if x is None else x[:, rows] for x in (u, d))
+
+    def _observe(self, mean, u, d):
+        def flat(x):
+            return ops.reshape(x, (-1, x.shape[-1]))
+
+        pairs = [mean[:, :-1], mean[:, 1:]]
+        z, z_next = (flat(ops.stop_gradient(x)) for x in pairs)
+        acting = [None if x is None else flat(x) for x in (u, d)]
+        self.operator.observe(z, z_next, *acting)
+
+    # === Uncertainty ===
+    def forecast_ensemble(self, inputs, samples=100, seed=0, calibrated=True):
+        """What may come: `samples` futures of each window.
+
+        z_O is drawn from the posterior, noise of the prior is added at every
+        step, the decoder adds none. A calibrated ensemble is that cloud about
+        the forecast of the mean, stretched by what `calibrate` found.
+
+        Args:
+            inputs: dict of arrays, as in a call (`inputs_of` makes it).
+            samples: int >= 2. Defaults to `100`.
+            seed: int >= 0. Defaults to `0`.
+            calibrated: bool. Defaults to `True`.
+
+        Returns:
+            Float32 array `(B, samples, H, X)`.
+        """
+        check_integer("samples", samples, 2)
+        generator = np.random.default_rng(seed)
+        parts = []
+        for first in range(0, len(inputs["past"]), WINDOWS):
+            part = {
+                name: rows[first : first + WINDOWS]
+                for name, rows in inputs.items()
+            }
+            members = self._ensemble(part, samples, generator)
+            if calibrated:
+                point = self.predict_on_batch(part)[:, None]
+                centre = members.mean(axis=1, keepdims=True)
+                stretch = ops.convert_to_numpy(self.interval_scale)
+                members = point + stretch * (members - centre)
+            parts.append(members.astype("float32"))
+        return np.concatenate(parts)
+
+    def calibrate(self, inputs, future, level=0.9, samples=100, seed=0):
+        """Stretch ensembles until their intervals hold what they say.
+
+        Of each step and variable, by the quantile of the error over the
+        interval's bound (split conformal): over windows like these the central
+        interval of `level` then contains the truth so often. Kept in the saved
+        file.
+
+        Args:
+            inputs: dict of arrays, windows that were not trained on.
+            future: array `(B, H, X)`, what came.
+            level: float in (0, 1). Defaults to `0.9`.
+            samples: int >= 2. Defaults to `100`.
+            seed: int >= 0. Defaults to `0`.
+
+        Returns:
+            Float array `(H, X)`, the stretch.
+
+        Raises:
+            ValueError: if the level is out of its range, or there are too few
+                windows for it.
+        """
+        check_real("level", level, "in (0, 1)", lambda x: 0 < x < 1)
+        count, least = len(future), np.ceil(level / (1 - level))
+        rank = np.ceil((count + 1) * level) / count
+        if rank > 1:
+            raise ValueError(
+                f"`inputs` must hold at least {least:.0f} windows for "
+                f"level={level}. Received: {count}"
+            )
+        members = self.forecast_ensemble(inputs, samples, seed, False)
+        members = members - members.mean(axis=1, keepdims=True)
+        tail = (1 - level) / 2
+        low, high = np.quantile(members, [tail, 1 - tail], axis=1)
+        error = future - self.predict(inputs, verbose=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.maximum(error / low, error / high)
+        # No error within an interval of no width.
+        ratio = np.where(np.isfinite(ratio), ratio, 1.0)
+        stretch = np.quantile(ratio, rank, axis=0, method="higher")
+        self.interval_scale.assign(stretch)
+        return stretch
+
+    def _ensemble(self, inputs, samples, generator):
+        def repeated(group, rows):
+            if rows is None:
+                return None
+            rows = np.repeat(rows, samples, axis=0)
+            return self._scaled(group, ops.convert_to_tensor(rows))
+
+        past, u, d = (
+            repeated(group, inputs.get(name))
+            for group, name in (
+                ("observed", "past"),
+                ("controls", "controls"),
+                ("disturbances", "disturbances"),
+            )
+        )
+        count, size = self.history_rows, self.options["latent_dim"]
+        mean, logvar, _ = self.encoder(beside_the_past(past, u, d))
+        noise = ops.convert_to_tensor(
+            generator.standard_normal(
+                (len(past), self.horizon + 1, size), dtype="float32"
+            )
+        )
+        last = mean[:, -1] + ops.exp(0.5 * logvar[:, -1]) * noise[:, 0]
+        rolled = self.prior.roll_out(
+            last, noise[:, 1:], *self._acting(u, d, slice(count - 1, None))
+        )
+        z = ops.concatenate([mean[:, :-1], last[:, None]], axis=1)
+        _, forecast = self._decode(past, z, rolled)
+        location, deviation = ops.convert_to_numpy(self.observed_scale)
+        forecast = ops.convert_to_numpy(forecast) * deviation + location
+        return forecast.reshape(-1, samples, *forecast.shape[1:])
+
+    # === What was learned ===
+    def linear_model(self):
+        """The system in scaled units, for control: NumPy float64 arrays.
+
+        Returns:
+            A dict of A `(k, k)`, B `(k, m)`, E `(k, p)`, C `(X, k)` and the
+            offset `(X,)` of `x = C z + offset` (with `skip`, differences of it
+            are added to the last row).
+
+        Raises:
+            ValueError: if the decoder is not linear.
+        """
+        if self.options["decoder"] != "linear":
+            raise ValueError(
+                "A linear model needs decoder='linear'. Received: "
+                f"decoder={self.options['decoder']!r}"
+            )
+        kernel, offset = (
+            ops.convert_to_numpy(w).astype("float64")
+            for w in self.decoder.output_layer.weights
+        )
+        a, b, e = self.operator.matrices()
+        return {"A": a, "B": b, "E": e, "C": kernel.T, "offset": offset}
+
+    def spectrum(self, step):
+        """Modes of the latent dynamics, the slowest first.
+
+        Args:
+            step: float > 0, hours between two rows.
+
+        Returns:
+            A dict of float arrays `(k,)`: `modulus`; `time_constant`, hours in
+            which a mode falls to 1/e, `-step / ln |lambda|` (negative: it
+            grows); and `period` in hours, infinite where it does not swing.
+        """
+        roots = self.operator.eigenvalues()
+        roots = roots[np.argsort(-np.abs(roots), kind="stable")]
+        with np.errstate(divide="ignore"):
+            return {
+                "modulus": np.abs(roots),
+                "time_constant": -step / np.log(np.abs(roots)),
+                "period": 2 * np.pi * step / np.abs(np.angle(roots)),
+            }
+
+    # === Config ===
+    def get_config(self):
+        return {**super().get_config(), **self.options}
