@@ -116,21 +116,8 @@ class StreamingEDMD(keras.layers.Layer):
 
     def solve(self):
         """Returns `K`, a float32 tensor `(m, m)`; zero without data."""
-        gram = ops.convert_to_tensor(self.gram)
-        cross = ops.convert_to_tensor(self.cross)
-        size = gram.shape[0]
-        square = ops.diagonal(gram)
-        scale = ops.where(
-            square > 0, ops.rsqrt(ops.maximum(square, 1e-30)), 0.0
-        )
-        identity = ops.eye(size)
-        surplus = size * 2.0**-23
-        factor = ops.cholesky(
-            gram * scale * scale[:, None] + (self.ridge + surplus) * identity
-        )
-        solution = _cholesky_solve(factor, ops.transpose(cross * scale))
-        solution = solution + surplus * _cholesky_solve(factor, solution)
-        return ops.transpose(solution) * scale
+        gram, cross = map(ops.convert_to_tensor, (self.gram, self.cross))
+        return ridge_solution(gram, cross, self.ridge)
 
     def reset(self):
         """Forgets all pairs."""
@@ -149,6 +136,32 @@ class StreamingEDMD(keras.layers.Layer):
             "forget": self.forget,
             "ridge": self.ridge,
         }
+
+
+def ridge_solution(gram, cross, ridge):
+    """The matrix K that maps z to z' by a relative ridge regression.
+
+    Every coordinate is scaled to variance one first. Rounding asks for more
+    than the ridge to factorise the Gram matrix; one step of refinement takes
+    back what that adds. Differentiable.
+
+    Args:
+        gram: float32 tensor `(m, m)`, `sum z z^T`.
+        cross: float32 tensor `(n, m)`, `sum z' z^T`.
+        ridge: float > 0.
+
+    Returns:
+        Float32 tensor `(n, m)`; zero without data.
+    """
+    size, square = gram.shape[0], ops.diagonal(gram)
+    scale = ops.where(square > 0, ops.rsqrt(ops.maximum(square, 1e-30)), 0.0)
+    surplus = size * 2.0**-23
+    factor = ops.cholesky(
+        gram * scale * scale[:, None] + (ridge + surplus) * ops.eye(size)
+    )
+    solution = _cholesky_solve(factor, ops.transpose(cross * scale))
+    solution = solution + surplus * _cholesky_solve(factor, solution)
+    return ops.transpose(solution) * scale
 
 
 def _cholesky_solve(factor, right):

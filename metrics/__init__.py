@@ -11,15 +11,18 @@ from .forecast_scores import (
 )
 from .perplexity import Perplexity
 from .risk_control import calibrate_threshold, risk_resampling
+from .timegan_scores import discriminative_score, predictive_score
 
 __all__ = [
     "EnergyDrift",
     "Perplexity",
     "calibrate_threshold",
     "crps",
+    "discriminative_score",
     "exit_compute_cost",
     "interval_coverage",
     "nrmse",
+    "predictive_score",
     "risk_resampling",
     "skill_score",
     "window_mean_relative_error",

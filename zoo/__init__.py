@@ -7,6 +7,7 @@ from .hamiltonian_lm import HamiltonianLM
 from .hamiltonian_net import HamiltonianNet
 from .koopman_lm import KoopmanLM
 from .kovae import KoVAE
+from .kovae_generator import KoVAEGenerator
 from .lstm_lm import LSTMLM
 from .mamko import MamKO
 from .neural_ode import NeuralODE
@@ -22,6 +23,7 @@ __all__ = [
     "HamiltonianLM",
     "HamiltonianNet",
     "KoVAE",
+    "KoVAEGenerator",
     "KoopmanLM",
     "LSTMLM",
     "MLPForecaster",

@@ -164,8 +164,13 @@ class Forecaster(Presets, keras.Model):
         raise NotImplementedError
 
     def add_term(self, name, value):
-        """Add a term to the loss; each of `term_weights` once, in order."""
-        self.add_loss(self.term_weights()[name] * value)
+        """Add a term to the loss; each of `term_weights` once, in order.
+
+        One that has no weight is left out.
+        """
+        weight = self.term_weights().get(name)
+        if weight is not None:
+            self.add_loss(weight * value)
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True

@@ -1,0 +1,34 @@
+"""The series that forecasting recipes read."""
+
+import pathlib
+
+from orrery.datasets import load_plant_data, read_series
+
+
+def load(arguments):
+    """The `SeriesData` that the flags name."""
+    if str(arguments.dataset).endswith(".csv"):
+        return read_series(
+            pathlib.Path(arguments.dataset),
+            arguments.controls,
+            arguments.disturbances,
+            arguments.time,
+            arguments.unit,
+        )
+
+    def progress(done, count):
+        end = "\n" if done == count else ""
+        print(f"\rSimulating the plant: {done} of {count}", end=end, flush=True)
+
+    return load_plant_data(
+        arguments.sensors,
+        arguments.size,
+        arguments.weather,
+        data_dir=arguments.data_dir,
+        progress=progress,
+    )
+
+
+def widths(data):
+    """Numbers of what is observed, set, and disturbs."""
+    return len(data.observed), len(data.controls), len(data.disturbances)

@@ -1,0 +1,198 @@
+"""The experiment of `kovae.py --task forecast`, and what is written."""
+
+import keras
+import numpy as np
+from _command_line import (
+    default_folder,
+    distribute,
+    open_folder,
+    versions,
+    write_json,
+)
+from _forecast_data import load, widths
+from _forecast_scores import inputs_of, predict, score, split_windows
+from _forecast_training import train
+from _kovae_presets import MODELS, TRAINING
+from _kovae_report import write_report
+from _training import check_state
+from orrery.zoo import KoVAE
+from orrery.zoo.linear_forecasters import Persistence, RidgeForecaster
+
+SAMPLES = 100
+# Windows of which ensembles are made, to calibrate and to judge.
+ENSEMBLES = 512
+
+
+def run(arguments):
+    """Train, judge beside two baselines, write everything to `--out`."""
+    data = load(arguments)
+    settings = settings_of(arguments)
+    if arguments.out is None:
+        name = f"kovae-{data.name}-{arguments.backend}"
+        arguments.out = default_folder(name, arguments.resume)
+    folder = arguments.out
+    open_folder(folder)
+    distribute(arguments.devices)
+    check_state(folder, settings, arguments.resume)
+    keras.utils.set_random_seed(arguments.seed)
+    model = build(arguments, data)
+    model.build()
+    announce(arguments, data, model, settings)
+    write_json(
+        folder / "config.json",
+        {
+            "arguments": vars(arguments),
+            "settings": settings,
+            "data": {**data.metadata, "name": data.name, "step": data.step},
+            "model": model.get_config(),
+            "versions": versions(),
+        },
+    )
+    history = train(model, data, folder, settings, arguments.resume)
+    judge(model, data, arguments, folder, history)
+    write_report(folder)
+    print(f"\nWrote {folder}/report.md, and what it shows beside it")
+
+
+def settings_of(arguments):
+    """What must agree between a run and its continuation."""
+    training = TRAINING[arguments.preset]
+    epochs = arguments.epochs
+    if epochs is None:
+        small = arguments.dataset == "bsm1" and arguments.size == "small"
+        epochs = 100 if small else 401
+    return {
+        "dataset": str(arguments.dataset),
+        "preset": arguments.preset,
+        "epochs": 2 if arguments.smoke else epochs,
+        "batch_size": arguments.batch_size,
+        "learning_rate": arguments.learning_rate or training["learning_rate"],
+        "clip_norm": training["clip_norm"],
+        "seed": arguments.seed,
+        "smoke": arguments.smoke,
+    }
+
+
+def build(arguments, data):
+    """The model that the flags name."""
+    size = widths(data), arguments.history, arguments.horizon
+    if arguments.preset == "effective":
+        from orrery.zoo.legacy.kovae import EffectiveKoVAE
+
+        return EffectiveKoVAE(*size[0], *size[1:])
+    options = dict(MODELS[arguments.preset])
+    for name in ("koopman", "decoder"):
+        if getattr(arguments, name) is not None:
+            options[name] = getattr(arguments, name)
+    return KoVAE(*size[0], *size[1:], seed=arguments.seed, **options)
+
+
+def announce(arguments, data, model, settings):
+    rows = sum(len(e) for e in data.splits["train"])
+    print(
+        f"Koopman autoencoder, preset {arguments.preset}, "
+        f"{model.count_params():,} weights, on {data.name}: "
+        f"{len(data.observed)} observed, {len(data.controls)} set, "
+        f"{len(data.disturbances)} disturb; {len(data.splits['train'])} "
+        f"training episodes of {rows:,} rows in all, "
+        f"{60 * data.step:g} minutes apart. {settings['epochs']} epochs of "
+        f"batches of {settings['batch_size']} windows of {arguments.history} + "
+        f"{arguments.horizon} rows, backend {arguments.backend}, "
+        f"{arguments.devices} device(s). Without flags about two minutes on "
+        f"two cores with JAX. Results go to {arguments.out}.",
+        flush=True,
+    )
+
+
+def judge(model, data, arguments, folder, history):
+    """Scores of the model and of two baselines; forecasts for pictures."""
+    size = arguments.history, arguments.horizon
+    limit = 64 if arguments.smoke else None
+    splits = split_windows(data, *size, limit)
+    models = {
+        "KoVAE": model,
+        "ridge": RidgeForecaster().fit(data, *size),
+        "persistence": Persistence().fit(data, *size),
+    }
+    measured = {
+        "parameters": model.count_params(),
+        "seconds": sum(history["seconds"]),
+        "scores": {name: {} for name in models},
+    }
+    for name, one in models.items():
+        for split, windows in splits.items():
+            forecast = predict(one, inputs_of(windows, size[0]))
+            measured["scores"][name][split] = score(forecast, windows, data)
+    if isinstance(model, KoVAE):
+        measured["intervals"] = intervals(model, data, splits, size)
+        modes = model.spectrum(data.step)
+        measured["spectrum"] = {n: x.tolist() for n, x in modes.items()}
+        # The intervals' stretch is part of the model.
+        model.save(folder / "model.keras")
+    write_json(folder / "metrics.json", measured)
+    windows = splits["test"]
+    shown = len(windows["past"]) // 2
+    one = {n: rows[shown : shown + 1] for n, rows in windows.items()}
+    inputs = inputs_of(one, size[0])
+    drawn = {
+        name: predict(one, inputs)[0]
+        for name, one in models.items()
+        if name != "persistence"
+    }
+    members = None
+    if isinstance(model, KoVAE):
+        members = model.forecast_ensemble(inputs, SAMPLES)[0]
+    np.savez_compressed(
+        folder / "forecast.npz",
+        shown=shown,
+        **drawn,
+        **({} if members is None else {"members": members}),
+    )
+    _draw(folder, data, one, drawn, members, measured)
+
+
+def intervals(model, data, splits, size):
+    """Coverage and CRPS of ensembles, before and after calibration."""
+    from orrery.metrics import crps, interval_coverage
+
+    def some(windows):
+        count = min(ENSEMBLES, len(windows["past"]))
+        chosen = np.linspace(0, len(windows["past"]) - 1, count).astype(int)
+        part = {name: rows[chosen] for name, rows in windows.items()}
+        return inputs_of(part, size[0]), part["future"]
+
+    scale, varying = data.scales()["observed"][1], data.varying()
+    valid = some(data.windows("valid", *size))
+    model.calibrate(*valid)
+    found = {}
+    for split, windows in splits.items():
+        inputs, future = some(windows)
+        found[split] = {}
+        for name, calibrated in (("raw", False), ("calibrated", True)):
+            members = model.forecast_ensemble(
+                inputs, SAMPLES, calibrated=calibrated
+            )
+            coverage = interval_coverage(future, members)[:, varying]
+            spread = (crps(future, members) / scale)[:, varying]
+            found[split][name] = {
+                "coverage": float(coverage.mean()),
+                "crps": float(spread.mean()),
+            }
+    return found
+
+
+def _draw(folder, data, windows, drawn, members, measured):
+    import _forecast_pictures as pictures
+
+    if not pictures.possible():
+        return
+    pictures.draw_window(
+        folder / "forecast.png", data, windows, 0, drawn, members
+    )
+    scores = {n: s["test"] for n, s in measured["scores"].items()}
+    pictures.draw_errors(folder / "errors.png", data, scores, "Test episodes")
+    if "spectrum" in measured:
+        modes = {n: np.array(x) for n, x in measured["spectrum"].items()}
+        pictures.draw_spectrum(
+            folder / "spectrum.png", {"KoVAE": modes}, data.step
+        )

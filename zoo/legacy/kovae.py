@@ -1,0 +1,152 @@
+"""The report's Koopman autoencoder, as its code ran, not as it was meant.
+
+Reproduces what stands behind 4392 % and 4603 %. What is wrong with it, and is
+right in `orrery.zoo.KoVAE`:
+
+- the prior is fed zeros: it knows nothing of the series, and nor does the
+  operator, which is fitted to its noise, anew at every forecast, and not saved;
+- the term called prediction is the distance of two independent samples, which
+  drives the posterior towards that same prior;
+- nothing in the loss rolls the operator out on what was encoded;
+- controls are reconstructed as if they were measured, and ignored in forecasts,
+  which begin with a sample and a decoder that has not seen the past.
+"""
+
+import keras
+from keras import ops
+
+from ...layers.edmd import ridge_solution
+from ...layers.kovae_decoder import KoVAEDecoder
+from ...layers.kovae_encoder import KoVAEEncoder
+from ...losses.gaussian_divergence import gaussian_divergence
+from ..forecaster import Forecaster
+
+ALPHA, BETA = 0.1, 1e-3
+
+
+@keras.saving.register_keras_serializable(package="orrery")
+class EffectiveKoVAE(Forecaster):
+    """A posterior and a prior that have nothing to do with each other.
+
+    Args:
+        observed_dim, control_dim, disturbance_dim, history, horizon: see
+            `Forecaster`; rows are told as they are, `skip` is `None`.
+        latent_dim: int > 0, k. Defaults to `64`.
+        hidden_dim: int > 0. Defaults to `256`.
+        seed: int or `None`, of all samples. Defaults to `None`.
+        **kwargs: `name`, `dtype` and the like of `keras.Model`.
+
+    Call arguments:
+        inputs: see `Forecaster`.
+        training: bool.
+
+    Returns:
+        Float tensor `(B, H, X)`, another one at every call.
+
+    Example:
+
+    ```python
+    data = orrery.datasets.load_plant_data()
+    model = EffectiveKoVAE(len(data.observed), len(data.controls), 1)
+    model.adapt(data)
+    model.compile(keras.optimizers.AdamW(1e-4, clipnorm=5.0))
+    model.fit(orrery.datasets.ForecastWindows(data), shuffle=False)
+    ```
+    """
+
+    def __init__(
+        self,
+        observed_dim,
+        control_dim=0,
+        disturbance_dim=0,
+        history=20,
+        horizon=20,
+        skip=None,
+        latent_dim=64,
+        hidden_dim=256,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(
+            observed_dim,
+            control_dim,
+            disturbance_dim,
+            history,
+            horizon,
+            skip,
+            **kwargs,
+        )
+        if skip is not None:
+            raise ValueError(f"`skip` must be None. Received: skip={skip!r}")
+        self.options = {
+            "latent_dim": latent_dim,
+            "hidden_dim": hidden_dim,
+            "seed": seed,
+        }
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.encoder = KoVAEEncoder(latent_dim, hidden_dim, seed=seed)
+        self.prior = keras.layers.GRU(hidden_dim, return_sequences=True)
+        self.moments = keras.layers.Dense(2 * latent_dim)
+        self.decoder = KoVAEDecoder(
+            sum(self.widths.values()), hidden_dim, "gru", seed=seed
+        )
+
+    def term_weights(self):
+        return {"reconstruction": 1.0, "divergence": BETA, "agreement": ALPHA}
+
+    def build_layers(self):
+        rows = (None, self.history_rows)
+        latent, hidden = (
+            self.options[name] for name in ("latent_dim", "hidden_dim")
+        )
+        self.encoder.build((*rows, sum(self.widths.values())))
+        self.prior.build((*rows, 1))
+        self.moments.build((*rows, hidden))
+        self.decoder.build((*rows, latent))
+
+    def ahead(self, past, u, d, future, training):
+        seen = [x[:, : self.history_rows] for x in (u, d) if x is not None]
+        rows = ops.concatenate([past, *seen], axis=-1)
+        mean, logvar, z = self.encoder(rows, sample=True, training=training)
+        # The same for every series: zeros in, one curve out.
+        moments = self.moments(self.prior(ops.zeros_like(rows[:1, :, :1])))
+        prior_mean, prior_logvar = ops.split(
+            ops.broadcast_to(moments, (ops.shape(z)[0], *moments.shape[1:])),
+            2,
+            axis=-1,
+        )
+        noise = keras.random.normal(ops.shape(z), seed=self.seed_generator)
+        path = prior_mean + ops.exp(0.5 * prior_logvar) * noise
+        if future is not None:
+            decoded = self.decoder(z, training=training)
+            self.add_term("reconstruction", _mean_square(decoded - rows))
+            divergence = gaussian_divergence(
+                mean, logvar, prior_mean, prior_logvar
+            )
+            self.add_term("divergence", ops.mean(divergence))
+            self.add_term("agreement", _mean_square(z - path))
+        operator = ops.transpose(_operator_of(path))
+        state, rolled = z[:, -1], []
+        for _ in range(self.horizon):
+            state = ops.matmul(state, operator)
+            rolled.append(state)
+        told = self.decoder(ops.stack(rolled, axis=1))
+        return told[..., : self.observed_dim]
+
+    def get_config(self):
+        return {**super().get_config(), **self.options}
+
+
+def _operator_of(path):
+    size = path.shape[-1]
+    before, after = (
+        ops.reshape(part, (-1, size)) for part in (path[:, :-1], path[:, 1:])
+    )
+    gram, cross = (
+        ops.matmul(ops.transpose(part), before) for part in (before, after)
+    )
+    return ridge_solution(gram, cross, 1e-6)
+
+
+def _mean_square(x):
+    return ops.mean(ops.square(x))
