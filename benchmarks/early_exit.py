@@ -1,9 +1,10 @@
 """What exits save of the time of a trained model: steps, drafts, capacity.
 
     python benchmarks/early_exit.py                 some hours on two cores
+    python benchmarks/early_exit.py --backend jax   twenty minutes
 
 Every backend in three processes of its own, the same file, test text it was
-not trained on:
+not trained on; rows of other backends that the CSV holds are kept:
 
 - `steps`: decoding with the threshold that the file holds against full depth,
   loss and time of the same steps, at several batch sizes, and, so that no
@@ -25,6 +26,7 @@ over its windows.
 """
 
 import argparse
+import csv
 import importlib.util
 import json
 import math
@@ -53,8 +55,7 @@ COLUMNS += ("ratio_q1", "ratio_q3", "exit_rate", "percent_more")
 COLUMNS += ("percent_more_low", "percent_more_high", "windows")
 COLUMNS += ("acceptance_rate", "identical", "repeated_4_grams", "repeats")
 COLUMNS += ("processes", "threads", "load")
-FULL = {"length": 256, "windows": 1_920, "prompts": 100, "prompt": 64}
-FULL |= {"new": 128}
+FULL = {"length": 256, "prompt": 64, "new": 128}
 SMOKE = {"length": 16, "windows": 32, "prompts": 2, "prompt": 8, "new": 8}
 
 
@@ -73,6 +74,8 @@ def main():
         default=10,
         help="of steps and capacity, in each process",
     )
+    add("--windows", type=int, default=1_920, help="of text, for steps")
+    add("--prompts", type=int, default=100, help="for drafts")
     add("--draft-length", type=int, default=4)
     add("--out", help="folder of the CSV, not results/")
     add("--smoke", action="store_true", help="short texts, few of them")
@@ -99,6 +102,8 @@ def main():
                         "dataset": arguments.dataset,
                         "data_dir": arguments.data_dir,
                         "repeats": 2 if arguments.smoke else arguments.repeats,
+                        "windows": arguments.windows,
+                        "prompts": arguments.prompts,
                         "draft_length": arguments.draft_length,
                         "process": (process, processes),
                         "smoke": arguments.smoke,
@@ -108,13 +113,15 @@ def main():
                 )
                 for process in range(processes)
             ]
-            path = path or results_file(
-                "early_exit",
-                ["keras", "jax", "torch", "tensorflow"],
-                arguments.out,
-                accelerator=replies[0]["device"],
-                smoke=arguments.smoke,
-            )
+            if path is None:
+                path = results_file(
+                    "early_exit",
+                    ["keras", "jax", "torch", "tensorflow"],
+                    arguments.out,
+                    accelerator=replies[0]["device"],
+                    smoke=arguments.smoke,
+                )
+                kept = others(path, arguments.backend)
             for groups in zip(*(r["groups"] for r in replies), strict=True):
                 row = {
                     **pooled(groups),
@@ -126,8 +133,17 @@ def main():
                 }
                 rows.append({name: row.get(name, "") for name in COLUMNS})
                 print(rows[-1], flush=True)
-            write_csv(path, rows)
+            write_csv(path, [*kept, *rows])
     print(f"Wrote {path}")
+
+
+def others(path, backends):
+    """Rows of the CSV that this run does not measure again."""
+    if not path.exists() or backends is None:
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [row for row in rows if row["backend"] not in backends]
 
 
 def pooled(groups):
@@ -167,6 +183,8 @@ def measure(
     dataset,
     data_dir,
     repeats,
+    windows,
+    prompts,
     draft_length,
     process,
     smoke,
@@ -175,7 +193,8 @@ def measure(
     import orrery
     from orrery.datasets import load_text
 
-    model, sizes = orrery.load(model), SMOKE if smoke else FULL
+    sizes = {**FULL, "windows": windows, "prompts": prompts}
+    model, sizes = orrery.load(model), SMOKE if smoke else sizes
     data = load_text(
         dataset, "byte", sequence_length=sizes["length"], data_dir=data_dir
     )

@@ -21,6 +21,7 @@ from .plant_data import load_plant_data
 from .plant_performance import plant_performance
 from .plant_simulation import simulate_plant
 from .series import Episode, SeriesData
+from .series_batches import SeriesBatches
 from .stdlib import read_stdlib
 from .text import TextData, load_text, load_vocabulary
 from .text_file import read_text_file
@@ -40,6 +41,7 @@ __all__ = [
     "LabelledBatches",
     "LanguageBatches",
     "MechanicalSystem",
+    "SeriesBatches",
     "SeriesData",
     "TextData",
     "TrajectoryWindows",

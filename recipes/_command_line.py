@@ -96,10 +96,10 @@ def parse(flags, argv=None):
             f"    {BACKENDS[backend]}"
         )
     for name in ("batch_size", "devices"):
-        if getattr(arguments, name) < 1:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
             flags.error(
-                f"--{name.replace('_', '-')} must be at least 1; got "
-                f"{getattr(arguments, name)}"
+                f"--{name.replace('_', '-')} must be at least 1; got {value}"
             )
     arms = getattr(arguments, "arms", None) or ()
     if len(set(arms)) < len(arms):

@@ -2,8 +2,16 @@
 
 import keras
 import numpy as np
-from orrery.metrics import nrmse, skill_score, window_mean_relative_error
+from orrery.metrics import (
+    crps,
+    interval_coverage,
+    nrmse,
+    skill_score,
+    window_mean_relative_error,
+)
 
+# Members of an ensemble, and windows of which some are made.
+SAMPLES, ENSEMBLES = 100, 256
 INPUTS = ("past", "controls", "disturbances")
 
 
@@ -68,8 +76,37 @@ def score(forecast, windows, data):
     return {
         "nrmse": float(error.mean()),
         "skill": float(skill.mean()),
-        "least_skill": float(skill[1:].min(initial=np.inf)),
+        "least_skill": float(skill[1:].min() if len(skill) > 1 else skill[0]),
         "relative": window_mean_relative_error(truth, forecast, largest),
         "nrmse_by_step": error.tolist(),
         "skill_by_step": skill.tolist(),
     }
+
+
+def intervals(model, data, splits, size):
+    """Coverage and CRPS of ensembles, before and after calibration."""
+
+    def some(windows):
+        count = min(ENSEMBLES, len(windows["past"]))
+        chosen = np.linspace(0, len(windows["past"]) - 1, count).astype(int)
+        part = {name: rows[chosen] for name, rows in windows.items()}
+        return inputs_of(part, size[0]), part["future"]
+
+    scale, varying = data.scales()["observed"][1], data.varying()
+    valid = some(data.windows("valid", *size))
+    model.calibrate(*valid)
+    found = {}
+    for split, windows in splits.items():
+        inputs, future = some(windows)
+        found[split] = {}
+        for name, calibrated in (("raw", False), ("calibrated", True)):
+            members = model.forecast_ensemble(
+                inputs, SAMPLES, calibrated=calibrated
+            )
+            coverage = interval_coverage(future, members)[:, varying]
+            spread = (crps(future, members) / scale)[:, varying]
+            found[split][name] = {
+                "coverage": float(coverage.mean()),
+                "crps": float(spread.mean()),
+            }
+    return found

@@ -93,7 +93,7 @@ def train(model, data, folder, config, resume=False, keep=True):
     )
     callbacks = [EpochSeconds(), keras.callbacks.TerminateOnNaN()]
     if keep:
-        callbacks.append(_kept(folder, len(windows)))
+        callbacks.append(kept_models(folder, KEPT))
     model.fit(
         windows,
         validation_data=valid,
@@ -130,11 +130,12 @@ def batches(data, split, model, config):
     )
 
 
-def _kept(folder, steps):
-    (folder / "checkpoints").mkdir(exist_ok=True)
+def kept_models(folder, every):
+    """A callback that saves `checkpoints/epoch_0010.keras` and so on."""
 
     def save(epoch, logs):
-        if (epoch + 1) % KEPT == 0:
+        if (epoch + 1) % every == 0:
+            (folder / "checkpoints").mkdir(exist_ok=True)
             path = folder / "checkpoints" / f"epoch_{epoch + 1:04d}.keras"
             callback.model.save(path)
 

@@ -10,17 +10,20 @@ from _command_line import (
     write_json,
 )
 from _forecast_data import load, widths
-from _forecast_scores import inputs_of, predict, score, split_windows
+from _forecast_scores import (
+    SAMPLES,
+    inputs_of,
+    intervals,
+    predict,
+    score,
+    split_windows,
+)
 from _forecast_training import train
 from _kovae_presets import MODELS, TRAINING
 from _kovae_report import write_report
 from _training import check_state
 from orrery.zoo import KoVAE
 from orrery.zoo.linear_forecasters import Persistence, RidgeForecaster
-
-SAMPLES = 100
-# Windows of which ensembles are made, to calibrate and to judge.
-ENSEMBLES = 512
 
 
 def run(arguments):
@@ -149,36 +152,6 @@ def judge(model, data, arguments, folder, history):
         **({} if members is None else {"members": members}),
     )
     _draw(folder, data, one, drawn, members, measured)
-
-
-def intervals(model, data, splits, size):
-    """Coverage and CRPS of ensembles, before and after calibration."""
-    from orrery.metrics import crps, interval_coverage
-
-    def some(windows):
-        count = min(ENSEMBLES, len(windows["past"]))
-        chosen = np.linspace(0, len(windows["past"]) - 1, count).astype(int)
-        part = {name: rows[chosen] for name, rows in windows.items()}
-        return inputs_of(part, size[0]), part["future"]
-
-    scale, varying = data.scales()["observed"][1], data.varying()
-    valid = some(data.windows("valid", *size))
-    model.calibrate(*valid)
-    found = {}
-    for split, windows in splits.items():
-        inputs, future = some(windows)
-        found[split] = {}
-        for name, calibrated in (("raw", False), ("calibrated", True)):
-            members = model.forecast_ensemble(
-                inputs, SAMPLES, calibrated=calibrated
-            )
-            coverage = interval_coverage(future, members)[:, varying]
-            spread = (crps(future, members) / scale)[:, varying]
-            found[split][name] = {
-                "coverage": float(coverage.mean()),
-                "crps": float(spread.mean()),
-            }
-    return found
 
 
 def _draw(folder, data, windows, drawn, members, measured):

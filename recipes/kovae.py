@@ -58,9 +58,11 @@ def command_line(argv=None):
     )
     add("--learning-rate", type=float, help="the highest, for the preset's")
     _forecast_flags.add_flags(flags)
-    flags.set_defaults(batch_size=256)
+    flags.set_defaults(batch_size=None)
     arguments = _command_line.parse(flags, argv)
     generates = arguments.dataset in GENERATED
+    if arguments.batch_size is None:
+        arguments.batch_size = 64 if generates else 256
     if arguments.task is None:
         arguments.task = "generate" if generates else "forecast"
     if generates != (arguments.task == "generate"):
