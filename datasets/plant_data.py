@@ -21,12 +21,13 @@ from .plant_episodes import (
     seasoned_state,
     storm_influent,
 )
+from .plant_performance import OUTPUTS, performance_outputs
 from .plant_simulation import simulate_plant
 from .series import Episode, SeriesData
 
 # Raised whenever the same arguments would give other numbers.
 VERSION = 1
-TASKS = ("measured", "full")
+TASKS = ("measured", "control", "full")
 SPLITS = ("train", "valid", "test")
 
 
@@ -67,8 +68,10 @@ def load_plant_data(
 
     Args:
         task: `"measured"`, the eleven sensors of `MEASURED` and the flow of the
-            influent as the only disturbance; or `"full"`, all 145 states and
-            all fourteen disturbances. Defaults to `"measured"`.
+            influent as the only disturbance; `"control"`, the eight numbers of
+            `OUTPUTS`, on which the plant's indices depend, and the flow; or
+            `"full"`, all 145 states and all fourteen disturbances. Defaults to
+            `"measured"`.
         size: `"small"`, ten episodes of two days, in half a minute;
             `"original"`, 15 of ten days; `"full"`, 46 of two weeks; storms are
             extra. Defaults to `"small"`.
@@ -182,11 +185,16 @@ def storm_episode(seed, episode, start, storm):
 
 def _series(task, size, runs, event, metadata):
     plant, full = BSM1Plant(), task == "full"
+    names, see = {
+        "measured": (MEASURED, measured),
+        "control": (OUTPUTS, performance_outputs),
+        "full": (STATE_NAMES, None),
+    }[task]
     episodes = []
     for run in runs:
         values, disturbances = run["states"], run["influent"][:-1]
         if not full:
-            values = measured(plant, values)
+            values = see(plant, values)
             disturbances = disturbances[:, FLOW:]
         episodes.append(Episode(values, run["controls"], disturbances))
     splits = {}
@@ -198,7 +206,7 @@ def _series(task, size, runs, event, metadata):
     ]
     return SeriesData(
         name=f"bsm1-{task}",
-        observed=STATE_NAMES if full else MEASURED,
+        observed=names,
         controls=CONTROLS,
         disturbances=DISTURBANCES if full else DISTURBANCES[FLOW:],
         step=24 / PER_DAY,

@@ -9,7 +9,9 @@ from .acting_inputs import acting_inputs
 from .doubling_scan import complex_product
 from .edmd import StreamingEDMD
 from .linear_recurrence import linear_response, power
+from .spectral_radius import bound_spectral_radius
 
+MODES = ("stable", "bounded", "free", "lstsq")
 # Below a modulus of 1 even where softplus rounds to 0.
 SLACK = 1e-6
 
@@ -21,18 +23,22 @@ class StableKoopman(keras.layers.Layer):
     `"stable"`: A has 2x2 blocks, rotations by theta scaled by `r =
     max_modulus exp(-softplus(nu) - 1e-6)`, so that no eigenvalue leaves the
     disc, whatever is learned; and A^n is known in closed form, so that the
-    roll-out is a scan over log2 H steps. `"free"`: A is a dense matrix, near
-    0.99 I at first; a `penalty` may keep it in the disc. `"lstsq"`: A, B, E are
-    solved from the pairs that `observe` was given, by a ridge regression of
-    streaming statistics (`StreamingEDMD`); no gradient passes to them.
+    roll-out is a scan over log2 H steps. `"bounded"`: A is any matrix, near
+    0.99 I at first, divided by a bound of its spectral radius where that is
+    above `max_modulus`; unlike blocks it may be far from normal, as chains of
+    delays are. `"free"`: any matrix; a `penalty` may keep it in the disc.
+    `"lstsq"`: A, B, E are solved from the pairs that `observe` was given, by a
+    ridge regression of streaming statistics (`StreamingEDMD`); no gradient
+    passes to them.
 
     Args:
         latent_dim: int > 0, k; even if `"stable"`.
         control_dim: int >= 0, m, numbers u of a step. Defaults to `0`.
         disturbance_dim: int >= 0, p, numbers d of a step. Defaults to `0`.
-        mode: `"stable"`, `"free"` or `"lstsq"`. Defaults to `"stable"`.
-        max_modulus: float in (0, 1], of the stable eigenvalues. Defaults to
-            `1.0`.
+        mode: `"stable"`, `"bounded"`, `"free"` or `"lstsq"`. Defaults to
+            `"stable"`.
+        max_modulus: float in (0, 1], of stable or bounded eigenvalues. Defaults
+            to `1.0`.
         penalty: a `SpectralPenalty` of a free A, added to the loss in training.
             Defaults to `None`.
         ridge: float > 0, of the least squares, relative. Defaults to `1e-4`.
@@ -80,10 +86,9 @@ class StableKoopman(keras.layers.Layer):
         check_integer("latent_dim", latent_dim, 1)
         check_integer("control_dim", control_dim, 0)
         check_integer("disturbance_dim", disturbance_dim, 0)
-        if mode not in ("stable", "free", "lstsq"):
+        if mode not in MODES:
             raise ValueError(
-                "`mode` must be 'stable', 'free' or 'lstsq'. Received: "
-                f"mode={mode!r}"
+                f"`mode` must be one of {MODES}. Received: mode={mode!r}"
             )
         check_real(
             "max_modulus", max_modulus, "in (0, 1]", lambda r: 0 < r <= 1
@@ -94,7 +99,7 @@ class StableKoopman(keras.layers.Layer):
                 "`latent_dim` must be even with mode='stable', whose blocks "
                 f"have two rows. Received: latent_dim={latent_dim}"
             )
-        if mode != "stable" and max_modulus != 1:
+        if mode not in ("stable", "bounded") and max_modulus != 1:
             raise ValueError(
                 f"`max_modulus` has no effect with mode={mode!r}. Received: "
                 f"max_modulus={max_modulus!r}"
@@ -206,7 +211,7 @@ class StableKoopman(keras.layers.Layer):
             )
             state = ops.concatenate(parts, axis=-1)
         else:
-            state = ops.matmul(state, ops.transpose(self.kernel))
+            state = ops.matmul(state, ops.transpose(self.transition()))
         inputs = acting_inputs(u, self.control_dim, d, self.disturbance_dim)
         if inputs is not None:
             inputs = ops.cast(inputs, "float32")
@@ -235,6 +240,15 @@ class StableKoopman(keras.layers.Layer):
             before = ops.convert_to_tensor(weight)
             weight.assign(ops.where(finite, value, before))
 
+    def transition(self):
+        """A of a mode without blocks, a float32 tensor `(k, k)`."""
+        kernel = ops.convert_to_tensor(self.kernel)
+        if self.mode != "bounded":
+            return kernel
+        # A projection: the gradient sees the factor, not how it was found.
+        bound = ops.stop_gradient(bound_spectral_radius(kernel))
+        return kernel * ops.minimum(1.0, self.max_modulus / bound)
+
     def matrices(self):
         """A `(k, k)`, B `(k, m)` and E `(k, p)` as float64 NumPy arrays."""
         if self.mode == "stable":
@@ -244,7 +258,8 @@ class StableKoopman(keras.layers.Layer):
             )
             transition = np.block([[real, -imaginary], [imaginary, real]])
         else:
-            transition = ops.convert_to_numpy(self.kernel).astype("float64")
+            transition = ops.convert_to_numpy(self.transition())
+            transition = transition.astype("float64")
         outside = np.zeros((self.latent_dim, 0))
         if self.input_dim:
             outside = ops.convert_to_numpy(self.input_kernel).T
@@ -301,7 +316,7 @@ class StableKoopman(keras.layers.Layer):
         return ops.concatenate(parts, axis=-1)[:, 1:]
 
     def _iterate(self, state, drive, steps):
-        kernel, states = ops.transpose(self.kernel), []
+        kernel, states = ops.transpose(self.transition()), []
         for step in range(steps):
             state = ops.matmul(state, kernel)
             if drive is not None:

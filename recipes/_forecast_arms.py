@@ -1,5 +1,6 @@
 """Every forecaster of the comparison: who it is, and how it is made."""
 
+from _kovae_presets import MODELS
 from orrery.zoo import (
     DeepKoopman,
     GRUForecaster,
@@ -34,8 +35,9 @@ LEARNED = {
 ABLATIONS = {
     "KoVAE, stable": {"koopman": "stable"},
     "KoVAE, free": {"koopman": "free"},
+    "KoVAE, soft": {"koopman": "soft"},
+    "KoVAE, margin 0.05": {"koopman": "soft", "margin": 0.05},
     "KoVAE, least squares": {"koopman": "lstsq"},
-    "KoVAE, margin 0.05": {"margin": 0.05},
     "KoVAE, no divergence": {"beta": 0.0},
     "KoVAE, latent term": {"latent_weight": 0.1},
     "KoVAE, linear decoder": {"decoder": "linear"},
@@ -48,6 +50,7 @@ LEARNED |= {
     for name, (model, more) in list(LEARNED.items())
     if not more
 }
+LEARNED["KoVAE, new"] = (KoVAE, MODELS["new"])
 LEARNED["KoVAE, effective"] = (EffectiveKoVAE, {})
 MAIN = (*LINEAR, "MLP", "GRU", "deep Koopman", "MamKO", "KoVAE")
 

@@ -1,5 +1,6 @@
 """The series that forecasting recipes read."""
 
+import dataclasses
 import pathlib
 
 from orrery.datasets import load_plant_data, read_series
@@ -27,6 +28,17 @@ def load(arguments):
         data_dir=arguments.data_dir,
         progress=progress,
     )
+
+
+def without_controls(data):
+    """The same series to somebody who does not know what was set."""
+    splits = {
+        split: [
+            dataclasses.replace(e, controls=e.controls[:, :0]) for e in part
+        ]
+        for split, part in data.splits.items()
+    }
+    return dataclasses.replace(data, controls=(), splits=splits)
 
 
 def widths(data):

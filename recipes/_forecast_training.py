@@ -66,8 +66,8 @@ def train(model, data, folder, config, resume=False, keep=True):
         folder: path, receives `state.npz`, `history.csv`, `model.keras`,
             `loss.png`, and every ten epochs `checkpoints/epoch_0010.keras`.
         config: dict, what must agree between a run and its continuation: of it
-            are used `epochs`, `batch_size`, `learning_rate` and `clip_norm`,
-            `seed`, and `smoke`.
+            are used `epochs`, `batch_size`, `learning_rate`, `warmup`, `final`
+            and `clip_norm` (see `adamw_cosine`), `seed`, and `smoke`.
         resume: bool, whether to continue from `state.npz`.
         keep: bool, whether models on the way are kept.
 
@@ -85,6 +85,8 @@ def train(model, data, folder, config, resume=False, keep=True):
         adamw_cosine(
             config["epochs"] * len(windows),
             config["learning_rate"],
+            warmup=config["warmup"],
+            final=config["final"],
             clip_norm=config["clip_norm"],
         )
     )

@@ -9,7 +9,7 @@ from _command_line import (
     versions,
     write_json,
 )
-from _forecast_data import load, widths
+from _forecast_data import load, widths, without_controls
 from _forecast_scores import (
     SAMPLES,
     inputs_of,
@@ -29,6 +29,9 @@ from orrery.zoo.linear_forecasters import Persistence, RidgeForecaster
 def run(arguments):
     """Train, judge beside two baselines, write everything to `--out`."""
     data = load(arguments)
+    if arguments.preset == "old" and data.controls:
+        print(f"--preset old does not see what is set: {data.controls}")
+        data = without_controls(data)
     settings = settings_of(arguments)
     if arguments.out is None:
         name = f"kovae-{data.name}-{arguments.backend}"
@@ -59,7 +62,9 @@ def run(arguments):
 
 def settings_of(arguments):
     """What must agree between a run and its continuation."""
-    training = TRAINING[arguments.preset]
+    training = dict(TRAINING[arguments.preset])
+    if arguments.learning_rate is not None:
+        training["learning_rate"] = arguments.learning_rate
     epochs = arguments.epochs
     if epochs is None:
         small = arguments.dataset == "bsm1" and arguments.size == "small"
@@ -69,8 +74,7 @@ def settings_of(arguments):
         "preset": arguments.preset,
         "epochs": 2 if arguments.smoke else epochs,
         "batch_size": arguments.batch_size,
-        "learning_rate": arguments.learning_rate or training["learning_rate"],
-        "clip_norm": training["clip_norm"],
+        **training,
         "seed": arguments.seed,
         "smoke": arguments.smoke,
     }

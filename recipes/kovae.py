@@ -35,13 +35,14 @@ def command_line(argv=None):
     add(
         "--preset",
         default="new",
-        choices=("new", "old", "effective"),
-        help="new: Orrery's; old: sizes and weights of the report's first "
-        "version; effective: what that version really ran",
+        choices=("new", "old", "effective", "lean"),
+        help="new: sizes and weights of the report's second version, on a "
+        "sound model; old: of its first; effective: what its code really ran; "
+        "lean: half the width, no dropout, a bounded operator",
     )
     add(
         "--koopman",
-        choices=("stable", "soft", "free", "lstsq"),
+        choices=("bounded", "stable", "soft", "free", "lstsq"),
         help="the operator, where not the preset's",
     )
     add(

@@ -19,8 +19,8 @@ class DeepKoopman(Forecaster):
             `Forecaster`; of the history only the last row is used.
         latent_dim: int > 0, k. Defaults to `64`.
         hidden_dim: int > 0, of phi. Defaults to `256`.
-        koopman: mode of the `StableKoopman`, `"free"` or `"stable"`. Defaults
-            to `"free"`.
+        koopman: mode of the `StableKoopman`, `"free"`, `"bounded"` or
+            `"stable"`. Defaults to `"free"`.
         **kwargs: `name`, `dtype` and the like of `keras.Model`.
 
     Call arguments:
@@ -70,9 +70,9 @@ class DeepKoopman(Forecaster):
             skip,
             **kwargs,
         )
-        if koopman not in ("free", "stable"):
+        if koopman not in ("free", "bounded", "stable"):
             raise ValueError(
-                "`koopman` must be 'free' or 'stable'. Received: "
+                "`koopman` must be 'free', 'bounded' or 'stable'. Received: "
                 f"koopman={koopman!r}"
             )
         self.options = {

@@ -8,7 +8,7 @@ from .._checks import check_integer, check_real
 from ..layers.kovae_decoder import KoVAEDecoder
 from ..layers.kovae_encoder import KoVAEEncoder
 from ..layers.kovae_prior import KoVAEPrior
-from ..layers.stable_koopman import StableKoopman
+from ..layers.stable_koopman import MODES, StableKoopman
 from ..losses.gaussian_divergence import gaussian_divergence
 from ..losses.spectral_penalty import SpectralPenalty
 from .forecaster import Forecaster, beside_the_past
@@ -34,19 +34,19 @@ class KoVAE(Forecaster):
         observed_dim, control_dim, disturbance_dim, history, horizon, skip: see
             `Forecaster`.
         latent_dim: int > 0, k. Defaults to `64`.
-        hidden_dim: int > 0, of encoder and decoder. Defaults to `256`.
-        koopman: `"stable"`, `"free"`, `"soft"` (free, with a penalty on a
-            spectral radius above 1) or `"lstsq"`; see `StableKoopman`. Defaults
-            to `"stable"`.
+        hidden_dim: int > 0, of encoder and decoder. Defaults to `128`.
+        koopman: `"bounded"`, `"stable"`, `"free"`, `"soft"` (free, with a
+            penalty on a spectral radius above 1) or `"lstsq"`; see
+            `StableKoopman`. Defaults to `"bounded"`.
         decoder: `"mlp"`, `"linear"` or `"gru"`. Defaults to `"mlp"`.
         norm: `"layer"` or `None`. Defaults to `"layer"`.
-        dropout: float in [0, 1). Defaults to `0.1`.
+        dropout: float in [0, 1). Defaults to `0.0`.
         alpha: float > 0, weight of the forecast. Defaults to `1.0`.
-        beta: float >= 0, weight of the divergence. Defaults to `0.01`.
+        beta: float >= 0, weight of the divergence. Defaults to `1e-3`.
         gamma: float >= 0, weight of the penalty of `"soft"`. Defaults to `0.1`.
         margin: float in [0, 1), of that penalty. Defaults to `0.0`.
         latent_weight: float >= 0, w_l; above 0 the future is encoded in
-            training as well. Defaults to `0.1`.
+            training as well. Defaults to `0.0`.
         free_bits: float >= 0, nats of each latent number that the divergence
             does not count below. Defaults to `0.0`.
         seed: int or `None`, of the samples in training. Defaults to `None`.
@@ -89,16 +89,16 @@ class KoVAE(Forecaster):
         horizon=20,
         skip="last",
         latent_dim=64,
-        hidden_dim=256,
-        koopman="stable",
+        hidden_dim=128,
+        koopman="bounded",
         decoder="mlp",
         norm="layer",
-        dropout=0.1,
+        dropout=0.0,
         alpha=1.0,
-        beta=0.01,
+        beta=1e-3,
         gamma=0.1,
         margin=0.0,
-        latent_weight=0.1,
+        latent_weight=0.0,
         free_bits=0.0,
         seed=None,
         **kwargs,
@@ -120,10 +120,10 @@ class KoVAE(Forecaster):
             ("free_bits", free_bits),
         ):
             check_real(name, value, "at least 0", lambda x: x >= 0)
-        if koopman not in ("stable", "free", "soft", "lstsq"):
+        if koopman not in (*MODES, "soft"):
             raise ValueError(
-                "`koopman` must be 'stable', 'free', 'soft' or 'lstsq'. "
-                f"Received: koopman={koopman!r}"
+                f"`koopman` must be one of {(*MODES, 'soft')}. Received: "
+                f"koopman={koopman!r}"
             )
         if decoder not in ("mlp", "linear", "gru"):
             raise ValueError(

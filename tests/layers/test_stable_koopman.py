@@ -8,7 +8,7 @@ from orrery.layers import StableKoopman
 from orrery.losses import SpectralPenalty
 
 K, M, P, H = 6, 2, 1, 9
-MODES = ("stable", "free", "lstsq")
+MODES = ("stable", "bounded", "free", "lstsq")
 RNG = np.random.default_rng(0)
 Z = RNG.normal(size=(3, K)).astype("float32")
 U = RNG.normal(size=(3, H, M)).astype("float32")
@@ -108,6 +108,27 @@ def test_no_eigenvalue_leaves_the_disc(max_modulus):
         assert np.abs(found).max() <= max_modulus * (1 + 1e-7)
 
 
+@pytest.mark.parametrize("max_modulus", [1.0, 0.9])
+def test_no_matrix_leaves_the_disc(max_modulus):
+    """Normal or far from it; one that lies well within is left as it is."""
+    layer = build("bounded", max_modulus=max_modulus)
+    for scale in (0.1, 1.0, 10.0, 1e6):
+        for _ in range(100):
+            kernel = RNG.normal(scale=scale, size=(K, K))
+            if scale > 1:
+                kernel = np.triu(kernel)
+            layer.kernel.assign(kernel)
+            found = np.abs(layer.eigenvalues()).max()
+            assert found <= max_modulus * (1 + 1e-6)
+            before = np.abs(np.linalg.eigvals(kernel)).max()
+            if before < 0.7 * max_modulus:
+                np.testing.assert_allclose(
+                    layer.matrices()[0], kernel, rtol=1e-6
+                )
+            elif before > max_modulus and scale == 1.0:
+                assert found > 0.85 * max_modulus
+
+
 def test_eigenvalues_are_those_of_the_matrix():
     for mode in MODES:
         layer = build(mode)
@@ -145,7 +166,7 @@ def test_least_squares_recover_a_system():
         np.testing.assert_allclose(found, true, atol=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["stable", "free"])
+@pytest.mark.parametrize("mode", ["stable", "bounded", "free"])
 def test_gradients_recover_a_system(mode):
     """In a basis of its own, a stable one is known by what it does."""
     (a, b, e), _ = known_system()

@@ -1,0 +1,230 @@
+"""The experiment of `koopman_mpc.py`, and what is written."""
+
+import time
+
+import _forecast_arms
+import keras
+import numpy as np
+import orrery
+from _command_line import default_folder, open_folder, versions, write_json
+from _comparison import train
+from _forecast_pictures import possible
+from orrery.datasets import (
+    BSM1Plant,
+    generated_influent,
+    load_influent,
+    load_plant_data,
+    plant_performance,
+    simulate_plant,
+)
+from orrery.datasets.influent import FLOW, PER_DAY
+from orrery.datasets.plant_episodes import seasoned_state, storm_influent
+from orrery.datasets.plant_performance import (
+    LIMITS,
+    OUTPUTS,
+    performance_outputs,
+)
+from orrery.zoo.koopman_mpc import KoopmanMPC
+
+SETPOINTS = (2.0, 1.0)
+HISTORY, HORIZON = 20, 20
+NAMES = {
+    "mpc": "Koopman MPC",
+    "pi": "PI controllers",
+    "openloop": "open loop",
+}
+SHOWN = ("EQI", "OCI", "AE", "PE", "SP")
+
+
+def run(arguments):
+    """Train or load a model, control the plant, write everything."""
+    if arguments.out is None:
+        arguments.out = default_folder(
+            f"koopman_mpc-{arguments.weather}-{arguments.backend}", False
+        )
+    folder = arguments.out
+    open_folder(folder)
+    if arguments.smoke:
+        arguments.days, arguments.steps = 1.0, 2
+    weather = weather_of(arguments)
+    steps = len(weather) - 1
+    print(
+        f"Controlling the plant through {arguments.days:g} days of "
+        f"{arguments.weather} weather, judged over the second half, by "
+        f"{', '.join(NAMES[c] for c in arguments.controllers)}; backend "
+        f"{arguments.backend}. Without flags about two minutes on two cores "
+        f"with JAX. Results go to {folder}.",
+        flush=True,
+    )
+    write_json(
+        folder / "config.json",
+        {"arguments": vars(arguments), "versions": versions()},
+    )
+    plant = BSM1Plant()
+    start = season(plant, arguments)
+    measured, runs = {}, {}
+    for who in arguments.controllers:
+        if who == "mpc":
+            model = model_of(arguments, folder)
+            controller = KoopmanMPC(model, arguments.price, arguments.change)
+            run_, seconds = control(
+                plant, start, weather, controller, arguments
+            )
+        else:
+            held = {} if who == "openloop" else {"setpoints": SETPOINTS}
+            run_, seconds = simulate_plant(plant, start, weather, **held), []
+        runs[who] = run_
+        days = steps / PER_DAY
+        measured[who] = plant_performance(plant, run_, days / 2, days)
+        if seconds:
+            measured[who] |= {
+                "solve_ms_median": 1e3 * float(np.median(seconds)),
+                "solve_ms_99": 1e3 * float(np.quantile(seconds, 0.99)),
+            }
+        write_json(folder / "metrics.json", measured)
+        print(
+            f"{NAMES[who]}: EQI {measured[who]['EQI']:.0f}, OCI "
+            f"{measured[who]['OCI']:.0f}, ammonia above its limit "
+            f"{measured[who]['above SNH']:.1%} of the time",
+            flush=True,
+        )
+    draw(folder, plant, runs, weather)
+    write_report(folder, arguments, measured)
+    print(f"\nWrote {folder}/report.md, and what it shows beside it")
+
+
+def weather_of(arguments):
+    """The influent of the evaluation, `(n + 1, 14)`."""
+    rows = round(arguments.days * PER_DAY) + 1
+    if arguments.weather == "generated":
+        return generated_influent(arguments.days)[:rows]
+    if arguments.weather == "generated_storm":
+        return storm_influent(arguments.days)[:rows]
+    return load_influent(arguments.weather, arguments.data_dir)[:rows]
+
+
+def season(plant, arguments):
+    """The plant after dry weather under its PI controllers."""
+    state = seasoned_state(plant, generated_influent())
+    before = generated_influent(2.0 if arguments.smoke else 7.0)
+    return simulate_plant(plant, state, before, setpoints=SETPOINTS)["states"][
+        -1
+    ]
+
+
+def model_of(arguments, folder):
+    """A KoVAE of the control task with a linear decoder."""
+    if arguments.model is not None:
+        return orrery.load(arguments.model)
+    weather = "recorded" if arguments.size == "full" else "generated"
+    data = load_plant_data(
+        "control", arguments.size, weather, data_dir=arguments.data_dir
+    )
+    settings = {
+        "history": HISTORY,
+        "horizon": HORIZON,
+        "steps": arguments.steps,
+        "batch_size": arguments.batch_size,
+        "learning_rate": 2e-3,
+    }
+    name = "KoVAE, linear decoder"
+    assert name in _forecast_arms.LEARNED
+    keras.utils.set_random_seed(arguments.seed)
+    model, terms = train(name, arguments.seed, data, settings)
+    print(f"Trained: forecast error {terms['forecast']:.4f}", flush=True)
+    model.save(folder / "model.keras")
+    return model
+
+
+def control(plant, start, weather, controller, arguments):
+    """The plant under a controller that acts every 15 minutes.
+
+    The first rows, of which it has no log yet, are those of the PI controllers.
+    """
+    first = controller.model.history_rows
+    run = simulate_plant(
+        plant, start, weather[: first + 1], setpoints=SETPOINTS
+    )
+    states, held = [*run["states"]], [*run["controls"]]
+    seconds, steps = [], controller.steps
+    for row in range(first, len(weather) - 1):
+        recent = slice(row - first + 1, row + 1)
+        outputs = performance_outputs(plant, np.array(states[recent]))
+        given = np.array(held[row - first + 1 : row] + held[-1:])
+        log = np.column_stack([outputs, given, weather[recent, FLOW]])
+        flow = None
+        if arguments.foresight:
+            ahead = np.minimum(row + np.arange(steps), len(weather) - 1)
+            flow = weather[ahead, FLOW]
+        begin = time.perf_counter()
+        chosen = controller.control(log, flow)
+        seconds.append(time.perf_counter() - begin)
+        step = simulate_plant(
+            plant, states[-1], weather[row : row + 2], chosen[None]
+        )
+        states.append(step["states"][-1])
+        held.append(chosen)
+        if row % PER_DAY == 0:
+            print(f"day {row // PER_DAY}", flush=True)
+    return {
+        "states": np.array(states),
+        "controls": np.array(held),
+        "influent": weather,
+    }, seconds
+
+
+def draw(folder, plant, runs, weather):
+    """Outputs that matter, controls and flow over time, of all who control."""
+    if not possible():
+        return
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 9), layout="constrained")
+    grid = figure.subplots(5, 1, sharex=True)
+    days = np.arange(len(weather)) / PER_DAY
+    grid[0].plot(days, weather[:, FLOW], color="black")
+    grid[0].set_ylabel("flow, m3/d")
+    for number, (who, found) in enumerate(runs.items()):
+        outputs = performance_outputs(plant, found["states"])
+        for axes, rows, label in (
+            (grid[1], outputs[:, OUTPUTS.index("SNH")], "ammonia, g/m3"),
+            (grid[2], outputs[:, OUTPUTS.index("SNO")], "nitrate, g/m3"),
+            (grid[3], found["controls"][:, 0], "KLa5, 1/d"),
+            (grid[4], found["controls"][:, 1], "Qa, m3/d"),
+        ):
+            time_ = days[: len(rows)]
+            axes.plot(time_, rows, color=f"C{number}", label=NAMES[who])
+            axes.set_ylabel(label)
+    grid[1].axhline(LIMITS["SNH"], color="gray", linewidth=0.8)
+    grid[1].legend(ncols=3, fontsize="small")
+    grid[-1].set_xlabel("days")
+    figure.savefig(folder / "control.png", dpi=120)
+
+
+def write_report(folder, arguments, measured):
+    """Write `report.md`."""
+    lines = [
+        "# Koopman control of a wastewater plant",
+        "",
+        f"{arguments.days:g} days of {arguments.weather} weather, indices of "
+        "the second half; ideal sensors, bounds of KLa5 0 to 240 1/d and of Qa "
+        "0 to 92,230 m3/d for all. A kWh costs the controller as much as "
+        f"{arguments.price:g} kg of pollution. The flow to come is "
+        f"{'known' if arguments.foresight else 'taken to stay as it is'}.",
+        "",
+        "EQI: pollution that leaves, kg/d. OCI: energy and sludge; AE, PE: "
+        "aeration and pumping, kWh/d; SP: sludge, kg/d.",
+        "",
+        "| control | " + " | ".join(SHOWN) + " | ammonia above 4 | nitrogen "
+        "above 18 | ms a step, median | 99 % |",
+        "|---|" + "---|" * (len(SHOWN) + 4),
+    ]
+    for who, found in measured.items():
+        cells = [f"{found[name]:,.0f}" for name in SHOWN]
+        cells += [f"{found[f'above {name}']:.1%}" for name in ("SNH", "TN")]
+        for name in ("solve_ms_median", "solve_ms_99"):
+            cells.append(f"{found[name]:.1f}" if name in found else "-")
+        lines.append(f"| {NAMES[who]} | {' | '.join(cells)} |")
+    if (folder / "control.png").exists():
+        lines += ["", "![control](control.png)"]
+    (folder / "report.md").write_text("\n".join(lines) + "\n", "utf-8")
