@@ -8,7 +8,8 @@ not trained on; rows of other backends that the CSV holds are kept:
 
 - `steps`: decoding with the threshold that the file holds against full depth,
   loss and time of the same steps, at several batch sizes, and, so that no
-  decoder is taken for a saving, with a threshold at which nobody leaves;
+  decoder is taken for a saving, with a threshold at which nobody leaves; in
+  the largest batch also with a fixed share of rows going on at every step;
 - `drafts`: greedy text by self-speculation against `generate`, from natural
   prompts; drafts kept, texts identical, and the share of 4-grams that repeat,
   for a text that goes in circles is easy to draft;
@@ -49,6 +50,8 @@ from _measure import (
 BATCHES = (1, 8, 64)
 CAPACITIES = (1.0, 0.75, 0.5, 0.25)
 DRAFT_BATCHES = (1, 8)
+# Shares of a batch's rows that go on at every step, the least confident.
+ROWS = (1 / 2, 3 / 8)
 WARM_UPS = 3
 COLUMNS = ("what", "backend", "batch", "setting", "seconds", "ratio")
 COLUMNS += ("ratio_q1", "ratio_q3", "exit_rate", "percent_more")
@@ -253,35 +256,52 @@ def steps(model, windows, repeats, order, smoke):
         raise SystemExit("the model holds no threshold: nobody would leave")
     decoder, groups = ExitDecoder(model), []
 
-    def decode(tokens, threshold):
-        model.set_threshold(threshold)
-        return score_steps(decoder, tokens)
+    def decode(decoder, threshold):
+        def run(tokens):
+            model.set_threshold(threshold)
+            return score_steps(decoder, tokens)
 
-    runs = [
-        lambda tokens: score_steps(model, tokens),
-        lambda tokens: decode(tokens, None),
-        lambda tokens: decode(tokens, level),
-    ]
-    batches = BATCHES[:2] if smoke else BATCHES
-    more = []
-    for tokens in batches_of(windows, batches[-1], len(windows) // batches[-1]):
-        full, loss = runs[0](tokens)[0], runs[2](tokens)[0]
-        more += (loss - full).mean(axis=1, dtype="float64").tolist()
-    for batch in batches:
-        nobody, leaving = (
-            {"batch": batch, "setting": setting, "before": [], "after": []}
-            for setting in ("nobody leaves", f"threshold {level:.4f}")
+        return run
+
+    runs = {
+        "full depth": lambda tokens: score_steps(model, tokens),
+        "nobody leaves": decode(decoder, None),
+        f"threshold {level:.4f}": decode(decoder, level),
+    }
+    of_rows = {
+        f"{share:.4g} of rows go on": decode(
+            ExitDecoder(model, capacity=share), level
         )
-        leaving |= {"exit_rate": [], "nats_more": more}
+        for share in ROWS
+    }
+    batches = BATCHES[:2] if smoke else BATCHES
+    more = {name: [] for name in [*list(runs)[2:], *of_rows]}
+    for tokens in batches_of(windows, batches[-1], len(windows) // batches[-1]):
+        full = runs["full depth"](tokens)[0]
+        for name, nats in more.items():
+            loss = {**runs, **of_rows}[name](tokens)[0]
+            nats += (loss - full).mean(axis=1, dtype="float64").tolist()
+    for batch in batches:
+        timed = {**runs, **of_rows} if batch == batches[-1] else runs
+        found = {
+            name: {"batch": batch, "setting": name, "before": [], "after": []}
+            for name in list(timed)[1:]
+        }
+        for name, group in found.items():
+            if name in more:
+                group |= {"exit_rate": [], "nats_more": more[name]}
         given = batches_of(windows, batch, repeats)
-        for seconds, found in taking_turns(runs, given, order):
-            for group, after in zip(
-                (nobody, leaving), seconds[1:], strict=True
+        for seconds, results in taking_turns(
+            list(timed.values()), given, order
+        ):
+            for group, after, result in zip(
+                found.values(), seconds[1:], results[1:], strict=True
             ):
                 group["before"].append(seconds[0])
                 group["after"].append(after)
-            leaving["exit_rate"].append(float((found[2][1] == 0).mean()))
-        groups += [nobody, leaving]
+                if "exit_rate" in group:
+                    group["exit_rate"].append(float((result[1] == 0).mean()))
+        groups += found.values()
     return groups
 
 

@@ -7,7 +7,7 @@ from ..layers.early_exit import least_confident, part_of
 
 POLICIES = ("propagate", "defer")
 # Of the rows of a batch: for how many the last block can be run.
-SHARES = (1 / 4, 3 / 8, 1 / 2, 3 / 4)
+SHARES = (1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4)
 
 
 class ExitDecoder:

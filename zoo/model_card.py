@@ -73,7 +73,8 @@ def render_card(metadata):
         f"```bash\n{training['command']}\n```",
         _facts({k: v for k, v in training.items() if k != "command"}),
         "## Backends",
-        "Largest difference from the outputs in `golden.npz`, float32:",
+        "Largest difference from the outputs in `golden.npz`, float32, "
+        "relative where they are above one:",
         _table(
             [
                 {"backend": backend, "difference": f"{value:.1e}"}

@@ -76,7 +76,8 @@ def golden_differences(name):
         name: str, a saved model's name or folder.
 
     Returns:
-        Dict from `output_<i>` to float, absolute.
+        Dict from `output_<i>` to float, absolute where the output is below
+        one and relative to it above.
     """
     folder = find(name)
     with np.load(folder / "golden.npz") as file:
@@ -88,10 +89,12 @@ def golden_differences(name):
     }
     if set(inputs) == {"0"}:
         inputs = inputs["0"]
-    return {
-        key: float(np.abs(output - recorded[key]).max(initial=0.0))
-        for key, output in _outputs(load(folder), inputs).items()
-    }
+    differences = {}
+    for key, output in _outputs(load(folder), inputs).items():
+        unit = np.maximum(1.0, np.abs(recorded[key]))
+        error = np.abs(output - recorded[key]) / unit
+        differences[key] = float(error.max(initial=0.0))
+    return differences
 
 
 def _outputs(model, inputs):
