@@ -4,7 +4,7 @@
     python benchmarks/early_exit.py --backend jax   twenty minutes
 
 Every backend in three processes of its own, the same file, test text it was
-not trained on; rows of other backends that the CSV holds are kept:
+not trained on; rows of other backends and parts that the CSV holds are kept:
 
 - `steps`: decoding with the threshold that the file holds against full depth,
   loss and time of the same steps, at several batch sizes, and, so that no
@@ -47,6 +47,7 @@ from _measure import (
     write_csv,
 )
 
+PARTS = ("steps", "drafts", "capacity", "peer")
 BATCHES = (1, 8, 64)
 CAPACITIES = (1.0, 0.75, 0.5, 0.25)
 DRAFT_BATCHES = (1, 8)
@@ -70,6 +71,7 @@ def main():
     add("--dataset", default="wikitext2")
     add("--data-dir", help="folder of downloaded data files")
     add("--backend", nargs="+", help="default: all installed")
+    add("--parts", nargs="+", default=PARTS, choices=PARTS)
     add("--processes", type=int, default=3)
     add(
         "--repeats",
@@ -86,15 +88,18 @@ def main():
     if arguments.task:
         reply(measure(**json.loads(arguments.task)))
         return
-    from orrery.testing import installed_backends
+    if arguments.backend is None:
+        from orrery.testing import installed_backends
 
+        arguments.backend = installed_backends()
     processes = 2 if arguments.smoke else arguments.processes
     rows, path = [], None
-    for backend in arguments.backend or installed_backends():
-        parts = ["steps", "drafts", "capacity"]
-        if backend == "torch" and importlib.util.find_spec("transformers"):
-            parts.append("peer")
-        for what in parts:
+    for backend in arguments.backend:
+        for what in arguments.parts:
+            if what == "peer" and not (
+                backend == "torch" and importlib.util.find_spec("transformers")
+            ):
+                continue
             replies = [
                 run_task(
                     __file__,
@@ -124,7 +129,7 @@ def main():
                     accelerator=replies[0]["device"],
                     smoke=arguments.smoke,
                 )
-                kept = others(path, arguments.backend)
+                kept = others(path, arguments)
             for groups in zip(*(r["groups"] for r in replies), strict=True):
                 row = {
                     **pooled(groups),
@@ -140,13 +145,18 @@ def main():
     print(f"Wrote {path}")
 
 
-def others(path, backends):
+def others(path, arguments):
     """Rows of the CSV that this run does not measure again."""
-    if not path.exists() or backends is None:
+    if not path.exists():
         return []
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return [row for row in rows if row["backend"] not in backends]
+    return [
+        row
+        for row in rows
+        if row["what"] not in arguments.parts
+        or row["backend"] not in arguments.backend
+    ]
 
 
 def pooled(groups):
