@@ -49,7 +49,6 @@ class KoopmanMPC:
         low=(0.0, 0.0),
         high=(240.0, 92_230.0),
     ):
-        system = model.linear_model()
         sizes = model.observed_dim, model.control_dim, model.disturbance_dim
         if sizes != (len(OUTPUTS), 2, 1):
             raise ValueError(
@@ -57,6 +56,7 @@ class KoopmanMPC:
                 f"{len(OUTPUTS)} outputs, 2 controls and the flow. Received: "
                 f"{sizes}"
             )
+        system = model.linear_model()
         self.model, self.steps = model, model.horizon
         plant = BSM1Plant()
         self.wasted = plant.wasted

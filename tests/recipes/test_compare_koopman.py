@@ -1,0 +1,150 @@
+"""The comparison of forecasters, and control by one, as a user runs them."""
+
+import csv
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import orrery
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BACKEND = keras.backend.backend()
+ARMS = ("persistence", "ridge", "MamKO", "KoVAE")
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    """Runs a recipe in this process; flags of any type."""
+    sys.path.insert(0, str(ROOT / "recipes"))
+
+    def run(name, *flags):
+        main = importlib.import_module(name).main
+        return main(["--backend", BACKEND, *map(str, flags)])
+
+    yield run
+    sys.path.remove(str(ROOT / "recipes"))
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A tank that a valve fills while something leaks."""
+    path = tmp_path_factory.mktemp("data") / "tank.csv"
+    generator, level = np.random.default_rng(0), 5.0
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["level", "flow", "valve", "leak"])
+        for _ in range(200):
+            valve, leak = generator.uniform(size=2)
+            writer.writerow([level, level**0.5, valve, leak])
+            level += 0.2 * (3 * valve - leak - 0.5 * level**0.5)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(recipe, table, tmp_path_factory):
+    pytest.importorskip("scipy")
+    folder = tmp_path_factory.mktemp("comparison")
+    recipe("compare_koopman", *flags(table), "--out", folder)
+    return folder
+
+
+def flags(table):
+    given = ("--dataset", table, "--controls", "valve")
+    given += ("--disturbances", "leak", "--history", 4, "--horizon", 3)
+    return (*given, "--smoke", "--arms", *ARMS)
+
+
+def rows(folder):
+    with open(folder / "comparison.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_row_for_every_arm_and_kind_of_windows(run):
+    found = {(r["arm"], r["windows"], r["influent"]) for r in rows(run)}
+    assert found == {
+        (arm, "test", influent)
+        for arm in ARMS
+        for influent in ("known", "held")
+    }
+    for row in rows(run):
+        assert float(row["nrmse"]) > 0
+        if row["arm"] == "persistence":
+            assert float(row["skill"]) == 0
+        if row["arm"] == "MamKO":
+            low, high = float(row["nrmse_low"]), float(row["nrmse_high"])
+            assert low <= float(row["nrmse"]) <= high and row["seeds"] == "2"
+    report = (run / "report.md").read_text()
+    assert "| ridge |" in report and "Intervals of 90 %" in report
+    for name in ("kovae", "mamko"):
+        orrery.load(run / "models" / f"{name}.keras")
+
+
+def test_draws_pictures(run):
+    pytest.importorskip("matplotlib")
+    for name in ("errors", "forecast", "spectrum"):
+        assert (run / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
+
+
+def test_what_is_there_is_not_made_again(run, recipe, table):
+    before = {p: p.stat().st_mtime_ns for p in run.glob("cells/*")}
+    kept = rows(run)
+    (run / "cells" / "mamko-1.json").unlink()
+    with pytest.raises(SystemExit, match="--resume"):
+        recipe("compare_koopman", *flags(table), "--out", run)
+    recipe("compare_koopman", *flags(table), "--out", run, "--resume")
+    again = {p: p.stat().st_mtime_ns for p in run.glob("cells/*")}
+    assert set(again) == set(before)
+    changed = {p.name for p, time in again.items() if time != before[p]}
+    assert changed == {"mamko-1.json"}
+    for one, two in zip(kept, rows(run), strict=True):
+        assert float(one["nrmse"]) == pytest.approx(
+            float(two["nrmse"]), rel=1e-3
+        )
+
+
+def test_another_comparison_is_refused(run, recipe, table, capsys):
+    other = (*flags(table), "--learning-rate", 0.1, "--out", run, "--resume")
+    with pytest.raises(SystemExit, match="other learning_rate"):
+        recipe("compare_koopman", *other)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--seeds", 1), "--seeds must be at least 2"),
+        (("--dataset", "sines"), "--dataset must be"),
+        (("--seed", 3), "--seed has no effect"),
+    ],
+)
+def test_bad_flags(recipe, capsys, given, message):
+    with pytest.raises(SystemExit):
+        recipe("compare_koopman", *given)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.one_backend("jax")
+def test_a_plant_under_control(recipe, tmp_path, capsys):
+    pytest.importorskip("osqp")
+    recipe("koopman_mpc", "--smoke", "--out", tmp_path)
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(found) == {"mpc", "pi", "openloop"}
+    for indices in found.values():
+        assert 1e3 < indices["EQI"] < 5e4 and 1e4 < indices["OCI"] < 3e4
+    assert found["mpc"]["solve_ms_median"] > 0
+    assert "| Koopman MPC |" in (tmp_path / "report.md").read_text()
+    model = orrery.load(tmp_path / "model.keras")
+    assert model.linear_model()["C"].shape == (8, 64)
+    for given, message in (
+        (("--days", 0.5), "--days must be"),
+        (("--model", "x", "--steps", 3), "--steps has no effect"),
+        (("--price", 0), "--price must be"),
+    ):
+        with pytest.raises(SystemExit):
+            recipe("koopman_mpc", *given)
+        assert message in capsys.readouterr().err

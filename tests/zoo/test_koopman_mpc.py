@@ -1,0 +1,77 @@
+"""The plant's controller: its gain is the model's, its choice the cheapest."""
+
+import keras
+import numpy as np
+import pytest
+from orrery.datasets import Episode, SeriesData
+from orrery.datasets.plant_performance import OUTPUTS
+from orrery.zoo import KoVAE
+
+pytest.importorskip("osqp")
+from orrery.zoo.koopman_mpc import KoopmanMPC  # noqa: E402
+
+pytestmark = pytest.mark.one_backend("torch")
+L, H, X = 4, 5, len(OUTPUTS)
+RNG = np.random.default_rng(0)
+
+
+def process():
+    """Ammonia falls with aeration, nitrate with recycle."""
+    parts = []
+    for _ in range(2):
+        u = RNG.uniform([0, 0], [240, 92_230], (99, 2))
+        d = RNG.uniform(15_000, 25_000, (99, 1))
+        x = np.abs(RNG.normal(5, 1, (100, X)))
+        x[1:, OUTPUTS.index("SNH")] = 8 - u[:, 0] / 40
+        x[1:, OUTPUTS.index("SNO")] = 14 - u[:, 1] / 10_000
+        parts.append(Episode(x, u, d))
+    return SeriesData("x", OUTPUTS, ("a", "b"), ("q",), 0.25, {"train": parts})
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    model = KoVAE(X, 2, 1, L, H, latent_dim=6, hidden_dim=8, decoder="linear")
+    model.adapt(process())
+    return model
+
+
+def test_the_gain_is_what_controls_add_to_the_forecast(model):
+    controller = KoopmanMPC(model)
+    rows = process().log("train")[0][:L]
+    rows[-1, X:] = rows[-2, X:]
+    flow = np.full((H, 1), 2e4)
+    u = RNG.uniform([0, 0], [240, 92_230], (H, 2))
+    free, found = (model.forecast(rows, x, flow) for x in (0 * u, u))
+    added = (controller.gain @ u.ravel()).reshape(H, X + 1)
+    scale = process().scales()["observed"][1]
+    np.testing.assert_allclose(
+        added[:, :X] / scale, (found - free) / scale, atol=1e-4
+    )
+    total = found - free
+    np.testing.assert_allclose(
+        added[:, X],
+        total[:, OUTPUTS.index("SNO")] + total[:, OUTPUTS.index("SNKj")],
+        atol=1e-3,
+    )
+
+
+def test_dear_energy_is_not_spent(model):
+    rows = process().log("train")[0][:L]
+    chosen = KoopmanMPC(model, price=1e6, change=0.0).control(rows)
+    np.testing.assert_allclose(chosen, 0.0, atol=0.5)
+
+
+def test_what_is_not_known_yet_is_not_looked_at(model):
+    controller, rows = KoopmanMPC(model), process().log("train")[0][:L]
+    before, changed = controller.control(rows), rows.copy()
+    changed[-1, X:] = np.nan
+    np.testing.assert_allclose(controller.control(changed), before, rtol=1e-3)
+    assert (before >= 0).all() and (before <= [240, 92_230]).all()
+
+
+def test_other_models_are_refused(model):
+    with pytest.raises(ValueError, match="control task"):
+        KoopmanMPC(KoVAE(3, 2, 1, L, H, decoder="linear"))
+    with pytest.raises(ValueError, match="decoder='linear'"):
+        KoopmanMPC(KoVAE(X, 2, 1, L, H))
