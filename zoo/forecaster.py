@@ -7,6 +7,8 @@ from keras import ops
 from .._checks import check_integer
 from .presets import Presets
 
+# Windows that are forecast at once.
+BATCH_SIZE = 512
 GROUPS = ("observed", "controls", "disturbances")
 
 
@@ -227,7 +229,10 @@ class Forecaster(Presets, keras.Model):
         """
         single = np.ndim(last_rows) == 2
         inputs = self.inputs_of(last_rows, future_controls, future_disturbances)
-        forecast = self.predict(inputs, verbose=0)
+        if len(inputs["past"]) > BATCH_SIZE:
+            return self.predict(inputs, batch_size=BATCH_SIZE, verbose=0)
+        # Without what `predict` prepares, which takes longer than one window.
+        forecast = self.predict_on_batch(inputs)
         return forecast[0] if single else forecast
 
     def inputs_of(

@@ -127,8 +127,20 @@ class LinearMPC:
         full = np.zeros((size + slacks, size + slacks))
         full[:size, :size] = quadratic
         full[size:, size:] = 2 * self.slack_weight * np.eye(slacks)
-        found = self._run(
-            full, np.concatenate([linear, np.zeros(slacks)]), rows, low, high
+        linear = np.concatenate([linear, np.zeros(slacks)])
+        # In shares of a control's range the solver finds numbers alike.
+        span = np.where(self.high > self.low, self.high - self.low, 1.0)
+        scale = np.concatenate([np.tile(span, steps), np.ones(slacks)])
+        rows = rows * scale
+        weight = 1 / np.maximum(np.abs(rows).max(axis=1), 1e-9)
+        full, linear = full * scale * scale[:, None], linear * scale
+        unit = np.abs(linear).max() or 1.0
+        found = scale * self._run(
+            full / unit,
+            linear / unit,
+            rows * weight[:, None],
+            low * weight,
+            high * weight,
         )
         found = found[:size].reshape(steps, width)
         return np.clip(found, self.low, self.high)
@@ -189,8 +201,8 @@ class LinearMPC:
             low,
             high,
             verbose=False,
-            eps_abs=1e-6,
-            eps_rel=1e-6,
+            eps_abs=1e-5,
+            eps_rel=1e-5,
             max_iter=20_000,
             polishing=True,
         )

@@ -421,5 +421,21 @@ def test_bsm1_plant(tmp_path, data_dir):
     assert len(found) == len(tables["bsm1_indices"]) == 6
     for row in tables["bsm1_indices"]:
         numbers(row, "EQI", "OCI", "AE", "PE", "SP")
-    first, second = tables["bsm1_episodes"]
+    first, *_, second = tables["bsm1_episodes"]
     assert float(first["largest error"]) < float(second["largest error"]) < 1e-2
+
+
+def test_plant_verdict(smoke, tmp_path):
+    pytest.importorskip("scipy")
+    rows = smoke("plant_verdict", *SMOKE, "--out", tmp_path)
+    found = {
+        (r["data"], r["forecaster"], r["rows_ahead"]): float(
+            r["relative_percent"]
+        )
+        for r in rows
+    }
+    assert found["ramp at 92,000", "last value", "1"] < 1.2
+    assert found["ramp across 0", "training mean, 220,000", "20"] > 4000
+    for plant in ("euler", "plant"):
+        for who in ("last value", "KoVAE, effective", "KoVAE", "MamKO"):
+            assert math.isfinite(found[plant, who, "20"])
