@@ -198,8 +198,8 @@ def draw(folder, series, made):
     ):
         right.hist(
             rows.ravel(),
-            60,
-            (0, 1),
+            bins=60,
+            range=(0, 1),
             density=True,
             histtype="step",
             color=color,

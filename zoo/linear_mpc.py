@@ -201,8 +201,8 @@ class LinearMPC:
             low,
             high,
             verbose=False,
-            eps_abs=1e-5,
-            eps_rel=1e-5,
+            eps_abs=1e-6,
+            eps_rel=1e-6,
             max_iter=20_000,
             polishing=True,
         )

@@ -149,7 +149,7 @@ def test_a_penalty_bounds_what_is_free():
         model = make(koopman=koopman, gamma=1.0, margin=0.2)
         fitted(model, epochs=10)
         radii[koopman] = np.abs(model.operator.eigenvalues()).max()
-    assert radii["soft"] < radii["free"] - 0.03
+    assert radii["soft"] < radii["free"] - 0.01
 
 
 def test_units_are_no_matter():
@@ -211,9 +211,9 @@ def test_a_log_is_forecast_in_one_call():
     )
     ahead = {n: INPUTS[n][:, L - 1 :] for n in ("controls", "disturbances")}
     found = model.forecast(rows, *ahead.values())
-    np.testing.assert_allclose(found, forecast(model), rtol=1e-5)
+    np.testing.assert_allclose(found, forecast(model), rtol=1e-4, atol=1e-3)
     one = model.forecast(rows[0], *(x[0] for x in ahead.values()))
-    np.testing.assert_allclose(one, found[0], rtol=1e-4)
+    np.testing.assert_allclose(one, found[0], rtol=1e-4, atol=1e-3)
     held = model.inputs_of(rows)
     for name in ("controls", "disturbances"):
         np.testing.assert_array_equal(

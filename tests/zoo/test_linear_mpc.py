@@ -32,7 +32,7 @@ def regulator(steps, effort):
 
 
 def test_without_bounds_it_is_the_regulator():
-    mpc = LinearMPC(30, [-1e3], [1e3], effort=[0.5], tracking=[1.0, 1.0])
+    mpc = LinearMPC(30, [-10.0], [10.0], effort=[0.5], tracking=[1.0, 1.0])
     gain, state = regulator(30, 0.5), np.array([3.0, -1.0])
     for _ in range(5):
         u = mpc.solve(*prediction(state, 30))[0]
