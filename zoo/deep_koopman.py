@@ -15,13 +15,14 @@ class DeepKoopman(Forecaster):
     steps of the roll-out.
 
     Args:
-        observed_dim, control_dim, disturbance_dim, history, horizon, skip: see
-            `Forecaster`; of the history only the last row is used.
+        *args: sizes as for `Forecaster`: `observed_dim`, `control_dim`,
+            `disturbance_dim`, `history`, `horizon`, `skip`; of the history
+            only the last row is used.
         latent_dim: int > 0, k. Defaults to `64`.
         hidden_dim: int > 0, of phi. Defaults to `256`.
         koopman: mode of the `StableKoopman`, `"free"`, `"bounded"` or
             `"stable"`. Defaults to `"free"`.
-        **kwargs: `name`, `dtype` and the like of `keras.Model`.
+        **kwargs: sizes by name; `name`, `dtype` and the like of `keras.Model`.
 
     Call arguments:
         inputs: see `Forecaster`.
@@ -50,26 +51,13 @@ class DeepKoopman(Forecaster):
 
     def __init__(
         self,
-        observed_dim,
-        control_dim=0,
-        disturbance_dim=0,
-        history=20,
-        horizon=20,
-        skip="last",
+        *args,
         latent_dim=64,
         hidden_dim=256,
         koopman="free",
         **kwargs,
     ):
-        super().__init__(
-            observed_dim,
-            control_dim,
-            disturbance_dim,
-            history,
-            horizon,
-            skip,
-            **kwargs,
-        )
+        super().__init__(*args, **kwargs)
         if koopman not in ("free", "bounded", "stable"):
             raise ValueError(
                 "`koopman` must be 'free', 'bounded' or 'stable'. Received: "
@@ -87,14 +75,14 @@ class DeepKoopman(Forecaster):
         self.lift = keras.layers.Dense(latent_dim, dtype=policy, name="lift")
         self.operator = StableKoopman(
             latent_dim,
-            control_dim,
-            disturbance_dim,
+            self.control_dim,
+            self.disturbance_dim,
             koopman,
             dtype="float32",
             name="operator",
         )
         self.read = keras.layers.Dense(
-            observed_dim, use_bias=False, dtype="float32", name="read"
+            self.observed_dim, use_bias=False, dtype="float32", name="read"
         )
 
     def build_layers(self):

@@ -31,8 +31,8 @@ class KoVAE(Forecaster):
     all squares as means. The KL divergence is reported in nats a row.
 
     Args:
-        observed_dim, control_dim, disturbance_dim, history, horizon, skip: see
-            `Forecaster`.
+        *args: sizes as for `Forecaster`: `observed_dim`, `control_dim`,
+            `disturbance_dim`, `history`, `horizon`, `skip`.
         latent_dim: int > 0, k. Defaults to `64`.
         hidden_dim: int > 0, of encoder and decoder. Defaults to `128`.
         koopman: `"bounded"`, `"stable"`, `"free"`, `"soft"` (free, with a
@@ -50,7 +50,7 @@ class KoVAE(Forecaster):
         free_bits: float >= 0, nats of each latent number that the divergence
             does not count below. Defaults to `0.0`.
         seed: int or `None`, of the samples in training. Defaults to `None`.
-        **kwargs: `name`, `dtype` and the like of `keras.Model`.
+        **kwargs: sizes by name; `name`, `dtype` and the like of `keras.Model`.
 
     Call arguments:
         inputs: see `Forecaster`.
@@ -82,12 +82,7 @@ class KoVAE(Forecaster):
 
     def __init__(
         self,
-        observed_dim,
-        control_dim=0,
-        disturbance_dim=0,
-        history=20,
-        horizon=20,
-        skip="last",
+        *args,
         latent_dim=64,
         hidden_dim=128,
         koopman="bounded",
@@ -103,15 +98,7 @@ class KoVAE(Forecaster):
         seed=None,
         **kwargs,
     ):
-        super().__init__(
-            observed_dim,
-            control_dim,
-            disturbance_dim,
-            history,
-            horizon,
-            skip,
-            **kwargs,
-        )
+        super().__init__(*args, **kwargs)
         check_real("alpha", alpha, "above 0", lambda x: x > 0)
         for name, value in (
             ("beta", beta),
@@ -161,8 +148,8 @@ class KoVAE(Forecaster):
             latent_dim,
             operator=StableKoopman(
                 latent_dim,
-                control_dim,
-                disturbance_dim,
+                self.control_dim,
+                self.disturbance_dim,
                 "free" if koopman == "soft" else koopman,
                 penalty=penalty,
                 dtype="float32",
@@ -172,7 +159,7 @@ class KoVAE(Forecaster):
             name="prior",
         )
         self.decoder = KoVAEDecoder(
-            observed_dim,
+            self.observed_dim,
             hidden_dim,
             decoder,
             norm=norm,

@@ -15,15 +15,15 @@ class MamKO(Forecaster):
     yet to be set, so that the forecast is affine in the controls to come.
 
     Args:
-        observed_dim, control_dim, disturbance_dim, history, horizon, skip: see
-            `Forecaster`; something must act, and the history be as long as
-            `SelectiveKoopman` needs it.
+        *args: sizes as for `Forecaster`: `observed_dim`, `control_dim`,
+            `disturbance_dim`, `history`, `horizon`, `skip`; something must
+            act, and the history be as long as `SelectiveKoopman` needs it.
         latent_dim: int > 0, N. Defaults to `64`.
         hidden_dim: int > 0, of the lift. Defaults to `256`.
         delta_rank: int > 0. Defaults to `10`.
         conv_width: int > 0, rows the convolution looks back. Defaults to `10`.
         spectrum: `"celu"` or `"stable"`. Defaults to `"celu"`.
-        **kwargs: `name`, `dtype` and the like of `keras.Model`.
+        **kwargs: sizes by name; `name`, `dtype` and the like of `keras.Model`.
 
     Call arguments:
         inputs: see `Forecaster`.
@@ -52,12 +52,7 @@ class MamKO(Forecaster):
 
     def __init__(
         self,
-        observed_dim,
-        control_dim=0,
-        disturbance_dim=0,
-        history=20,
-        horizon=20,
-        skip="last",
+        *args,
         latent_dim=64,
         hidden_dim=256,
         delta_rank=10,
@@ -65,19 +60,12 @@ class MamKO(Forecaster):
         spectrum="celu",
         **kwargs,
     ):
-        super().__init__(
-            observed_dim,
-            control_dim,
-            disturbance_dim,
-            history,
-            horizon,
-            skip,
-            **kwargs,
-        )
-        if history + conv_width - 2 < horizon or history < 2:
+        super().__init__(*args, **kwargs)
+        rows, steps = self.history_rows, self.horizon
+        if rows + conv_width - 2 < steps or rows < 2:
             raise ValueError(
                 "`history` must be at least 2 and `horizon` - `conv_width` + 2."
-                f" Received: history={history}, horizon={horizon}, "
+                f" Received: history={rows}, horizon={steps}, "
                 f"conv_width={conv_width}"
             )
         self.options = {
@@ -88,9 +76,7 @@ class MamKO(Forecaster):
             "spectrum": spectrum,
         }
         self.operator = SelectiveKoopman(
-            observed_dim,
-            control_dim,
-            disturbance_dim,
+            *self.widths.values(),
             **self.options,
             dtype=self.dtype_policy,
             name="operator",

@@ -15,10 +15,10 @@ class GRUForecaster(Forecaster):
     its own forecasts are not fed back.
 
     Args:
-        observed_dim, control_dim, disturbance_dim, history, horizon, skip: see
-            `Forecaster`; something must act.
+        *args: sizes as for `Forecaster`: `observed_dim`, `control_dim`,
+            `disturbance_dim`, `history`, `horizon`, `skip`; something must act.
         hidden_dim: int > 0, units of each GRU. Defaults to `128`.
-        **kwargs: `name`, `dtype` and the like of `keras.Model`.
+        **kwargs: sizes by name; `name`, `dtype` and the like of `keras.Model`.
 
     Call arguments:
         inputs: see `Forecaster`.
@@ -46,26 +46,13 @@ class GRUForecaster(Forecaster):
 
     def __init__(
         self,
-        observed_dim,
-        control_dim=0,
-        disturbance_dim=0,
-        history=20,
-        horizon=20,
-        skip="last",
+        *args,
         hidden_dim=128,
         **kwargs,
     ):
-        super().__init__(
-            observed_dim,
-            control_dim,
-            disturbance_dim,
-            history,
-            horizon,
-            skip,
-            **kwargs,
-        )
+        super().__init__(*args, **kwargs)
         check_integer("hidden_dim", hidden_dim, 1)
-        if control_dim + disturbance_dim == 0:
+        if self.control_dim + self.disturbance_dim == 0:
             raise ValueError(
                 "`control_dim` or `disturbance_dim` must be above 0: the "
                 "second network reads what acts."
@@ -77,7 +64,7 @@ class GRUForecaster(Forecaster):
             hidden_dim, return_sequences=True, dtype=policy, name="writer"
         )
         self.read_out = keras.layers.Dense(
-            observed_dim, dtype=policy, name="read_out"
+            self.observed_dim, dtype=policy, name="read_out"
         )
 
     def build_layers(self):
@@ -104,10 +91,10 @@ class MLPForecaster(Forecaster):
     """All rows of a window side by side, through two hidden layers.
 
     Args:
-        observed_dim, control_dim, disturbance_dim, history, horizon, skip: see
-            `Forecaster`.
+        *args: sizes as for `Forecaster`: `observed_dim`, `control_dim`,
+            `disturbance_dim`, `history`, `horizon`, `skip`.
         hidden_dim: int > 0, of each hidden layer. Defaults to `256`.
-        **kwargs: `name`, `dtype` and the like of `keras.Model`.
+        **kwargs: sizes by name; `name`, `dtype` and the like of `keras.Model`.
 
     Call arguments:
         inputs: see `Forecaster`.
@@ -132,24 +119,11 @@ class MLPForecaster(Forecaster):
 
     def __init__(
         self,
-        observed_dim,
-        control_dim=0,
-        disturbance_dim=0,
-        history=20,
-        horizon=20,
-        skip="last",
+        *args,
         hidden_dim=256,
         **kwargs,
     ):
-        super().__init__(
-            observed_dim,
-            control_dim,
-            disturbance_dim,
-            history,
-            horizon,
-            skip,
-            **kwargs,
-        )
+        super().__init__(*args, **kwargs)
         check_integer("hidden_dim", hidden_dim, 1)
         self.hidden_dim = hidden_dim
         policy = self.dtype_policy
@@ -160,7 +134,7 @@ class MLPForecaster(Forecaster):
             for i in range(2)
         ]
         self.read_out = keras.layers.Dense(
-            horizon * observed_dim, dtype=policy, name="read_out"
+            self.horizon * self.observed_dim, dtype=policy, name="read_out"
         )
 
     def build_layers(self):

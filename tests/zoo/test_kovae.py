@@ -195,7 +195,8 @@ def test_skip_contains_persistence():
     np.testing.assert_allclose(
         forecast(model),
         np.repeat(INPUTS["past"][:, -1:], H, axis=1),
-        rtol=1e-5,
+        rtol=1e-4,
+        atol=1e-3,
     )
 
 
@@ -341,7 +342,9 @@ def test_a_file_keeps_everything(tmp_path):
     model.calibrate(INPUTS, WINDOWS["future"])
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(forecast(loaded), forecast(model), rtol=1e-5)
+    np.testing.assert_allclose(
+        forecast(loaded), forecast(model), rtol=1e-4, atol=1e-3
+    )
     members = [m.forecast_ensemble(INPUTS, 5) for m in (model, loaded)]
     np.testing.assert_allclose(*members, rtol=1e-4)
     assert loaded.get_config() == model.get_config()

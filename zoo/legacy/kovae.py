@@ -29,12 +29,13 @@ class EffectiveKoVAE(Forecaster):
     """A posterior and a prior that have nothing to do with each other.
 
     Args:
-        observed_dim, control_dim, disturbance_dim, history, horizon: see
-            `Forecaster`; rows are told as they are, `skip` is `None`.
+        *args: sizes as for `Forecaster`: `observed_dim`, `control_dim`,
+            `disturbance_dim`, `history`, `horizon`; rows are told as they are,
+            `skip` is `None`.
         latent_dim: int > 0, k. Defaults to `64`.
         hidden_dim: int > 0. Defaults to `256`.
         seed: int or `None`, of all samples. Defaults to `None`.
-        **kwargs: `name`, `dtype` and the like of `keras.Model`.
+        **kwargs: sizes by name; `name`, `dtype` and the like of `keras.Model`.
 
     Call arguments:
         inputs: see `Forecaster`.
@@ -56,28 +57,17 @@ class EffectiveKoVAE(Forecaster):
 
     def __init__(
         self,
-        observed_dim,
-        control_dim=0,
-        disturbance_dim=0,
-        history=20,
-        horizon=20,
-        skip=None,
+        *args,
         latent_dim=64,
         hidden_dim=256,
         seed=None,
         **kwargs,
     ):
-        super().__init__(
-            observed_dim,
-            control_dim,
-            disturbance_dim,
-            history,
-            horizon,
-            skip,
-            **kwargs,
-        )
-        if skip is not None:
-            raise ValueError(f"`skip` must be None. Received: skip={skip!r}")
+        super().__init__(*args, **{"skip": None, **kwargs})
+        if self.skip is not None:
+            raise ValueError(
+                f"`skip` must be None. Received: skip={self.skip!r}"
+            )
         self.options = {
             "latent_dim": latent_dim,
             "hidden_dim": hidden_dim,
