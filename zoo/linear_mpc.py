@@ -33,9 +33,9 @@ class LinearMPC:
 
     Example:
     >>> mpc = LinearMPC(2, low=[-1.0], high=[1.0], effort=[1.0])
-    >>> mpc.solve(np.zeros((2, 1)), np.eye(2), output_cost=[[2.0], [1.0]])
-    array([[-1. ],
-           [-0.5]])
+    >>> u = mpc.solve(np.zeros((2, 1)), np.eye(2), output_cost=[[2.0], [1.0]])
+    >>> u.round(3).tolist()
+    [[-1.0], [-0.5]]
 
     Reference:
         - [Stellato et al., 2020](https://arxiv.org/abs/1711.08013)
