@@ -55,8 +55,11 @@ class Bsm1(tfds.core.GeneratorBasedBuilder):
 
     def _info(self):
         def rows(names):
+            # As bytes: a list of numbers is kept in float32.
             return tfds.features.Tensor(
-                shape=(None, len(names)), dtype=np.float64
+                shape=(None, len(names)),
+                dtype=np.float64,
+                encoding=tfds.features.Encoding.ZLIB,
             )
 
         return tfds.core.DatasetInfo(
