@@ -3,6 +3,7 @@
 from .compute_cost import exit_compute_cost
 from .energy_drift import EnergyDrift
 from .forecast_scores import (
+    central_interval,
     crps,
     interval_coverage,
     nrmse,
@@ -17,6 +18,7 @@ __all__ = [
     "EnergyDrift",
     "Perplexity",
     "calibrate_threshold",
+    "central_interval",
     "crps",
     "discriminative_score",
     "exit_compute_cost",

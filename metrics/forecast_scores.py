@@ -82,7 +82,7 @@ def crps(truth, ensemble):
     members = ensemble.shape[1]
     error = np.abs(ensemble - truth[:, None]).mean(axis=1)
     ordered = np.sort(ensemble, axis=1)
-    # Twice the sum of all |x_i - x_j|, i < j, by rank.
+    # The sum of all |x_i - x_j|, i < j, by rank.
     rank = 2 * np.arange(members) - (members - 1)
     spread = np.tensordot(ordered, rank.astype("float64"), (1, 0))
     return (error - spread / (members * (members - 1))).mean(axis=0)
@@ -107,9 +107,23 @@ def interval_coverage(truth, ensemble, level=0.9):
             f"`level` must be in (0, 1). Received: level={level!r}"
         )
     truth, ensemble = _ensemble(truth, ensemble)
-    tail = (1 - level) / 2
-    low, high = np.quantile(ensemble, [tail, 1 - tail], axis=1)
+    low, high = central_interval(ensemble, level)
     return ((low <= truth) & (truth <= high)).mean(axis=0)
+
+
+def central_interval(ensemble, level=0.9):
+    """The interval in which one more member would lie `level` of the time.
+
+    Args:
+        ensemble: array `(N, M, H, X)`.
+        level: float in (0, 1). Defaults to `0.9`.
+
+    Returns:
+        Two arrays `(N, H, X)`. The quantiles are those of rank `q (M + 1)`,
+        which the usual ones, `q (M - 1) + 1`, are narrower than.
+    """
+    tail = (1 - level) / 2
+    return np.quantile(ensemble, [tail, 1 - tail], axis=1, method="weibull")
 
 
 def window_mean_relative_error(truth, forecast, variables):

@@ -3,6 +3,7 @@
 import importlib.util
 
 import numpy as np
+from orrery.metrics import central_interval
 
 # Variables that a picture of a window shows at most.
 SHOWN = 6
@@ -40,7 +41,8 @@ def draw_window(path, data, windows, index, forecasts, members=None):
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
     for axes, column in zip(grid.flat, chosen, strict=False):
         if members is not None:
-            low, high = np.quantile(members[..., column], [0.05, 0.95], axis=0)
+            interval = central_interval(members[None])
+            low, high = (bound[0, :, column] for bound in interval)
             axes.fill_between(
                 ahead, low, high, color="C0", alpha=0.25, label="90 %"
             )

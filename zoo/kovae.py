@@ -11,10 +11,13 @@ from ..layers.kovae_prior import KoVAEPrior
 from ..layers.stable_koopman import MODES, StableKoopman
 from ..losses.gaussian_divergence import gaussian_divergence
 from ..losses.spectral_penalty import SpectralPenalty
+from ..metrics.forecast_scores import central_interval
 from .forecaster import Forecaster, beside_the_past
 
 # Windows whose ensembles are computed at once.
 WINDOWS = 16
+# Of a step, in the moving mean of the variance of what is observed.
+MOMENTUM = 0.01
 
 
 @keras.saving.register_keras_serializable(package="orrery")
@@ -28,7 +31,8 @@ class KoVAE(Forecaster):
         L = |dec(z) - x|^2 + alpha (|dec(zhat) - x|^2 + w_l |zhat - mu|^2)
             + beta KL / k + gamma penalty(A),
 
-    all squares as means. The KL divergence is reported in nats a row.
+    all squares as means. The KL divergence is reported in nats a row. The
+    variance of each variable about `dec(z)` is a moving mean of the first term.
 
     Args:
         *args: sizes as for `Forecaster`: `observed_dim`, `control_dim`,
@@ -43,12 +47,13 @@ class KoVAE(Forecaster):
         dropout: float in [0, 1). Defaults to `0.0`.
         alpha: float > 0, weight of the forecast. Defaults to `1.0`.
         beta: float >= 0, weight of the divergence. Defaults to `1e-3`.
-        gamma: float >= 0, weight of the penalty of `"soft"`. Defaults to `0.1`.
-        margin: float in [0, 1), of that penalty. Defaults to `0.0`.
+        gamma: float > 0, weight of the penalty, of `"soft"` alone. Defaults to
+            `None`, there 0.1.
+        margin: float in [0, 1), of that penalty. Defaults to `None`, there 0.
         latent_weight: float >= 0, w_l; above 0 the future is encoded in
             training as well. Defaults to `0.0`.
         free_bits: float >= 0, nats of each latent number that the divergence
-            does not count below. Defaults to `0.0`.
+            does not count below; with beta alone. Defaults to `0.0`.
         seed: int or `None`, of the samples in training. Defaults to `None`.
         **kwargs: sizes by name; `name`, `dtype` and the like of `keras.Model`.
 
@@ -60,7 +65,7 @@ class KoVAE(Forecaster):
         Float tensor `(B, H, X)`.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: if an argument is out of its range, or would change nothing.
 
     Example:
 
@@ -91,8 +96,8 @@ class KoVAE(Forecaster):
         dropout=0.0,
         alpha=1.0,
         beta=1e-3,
-        gamma=0.1,
-        margin=0.0,
+        gamma=None,
+        margin=None,
         latent_weight=0.0,
         free_bits=0.0,
         seed=None,
@@ -102,7 +107,6 @@ class KoVAE(Forecaster):
         check_real("alpha", alpha, "above 0", lambda x: x > 0)
         for name, value in (
             ("beta", beta),
-            ("gamma", gamma),
             ("latent_weight", latent_weight),
             ("free_bits", free_bits),
         ):
@@ -116,6 +120,16 @@ class KoVAE(Forecaster):
             raise ValueError(
                 "`decoder` must be 'mlp', 'linear' or 'gru', for a forecast "
                 f"knows no later rows. Received: decoder={decoder!r}"
+            )
+        if koopman != "soft" and (gamma, margin) != (None, None):
+            raise ValueError(
+                "`gamma` and `margin` need koopman='soft'. Received: "
+                f"gamma={gamma}, margin={margin}, koopman={koopman!r}"
+            )
+        if free_bits and not beta:
+            raise ValueError(
+                "`free_bits` has no effect with beta=0. Received: "
+                f"free_bits={free_bits}"
             )
         self.options = {
             "latent_dim": latent_dim,
@@ -132,9 +146,11 @@ class KoVAE(Forecaster):
             "free_bits": free_bits,
             "seed": seed,
         }
-        penalty = None
+        self.penalty, self.gamma = None, 0.0
         if koopman == "soft":
-            penalty = SpectralPenalty(margin=margin, weight=gamma)
+            self.gamma = 0.1 if gamma is None else gamma
+            check_real("gamma", self.gamma, "above 0", lambda x: x > 0)
+            self.penalty = SpectralPenalty(margin=margin or 0.0)
         self.encoder = KoVAEEncoder(
             latent_dim,
             hidden_dim,
@@ -151,7 +167,6 @@ class KoVAE(Forecaster):
                 self.control_dim,
                 self.disturbance_dim,
                 "free" if koopman == "soft" else koopman,
-                penalty=penalty,
                 dtype="float32",
                 name="operator",
             ),
@@ -180,6 +195,7 @@ class KoVAE(Forecaster):
             "divergence": options["beta"] / options["latent_dim"],
             "reconstruction": 1.0,
             "latent": options["alpha"] * options["latent_weight"],
+            "penalty": self.gamma,
             "forecast": options["alpha"],
         }
         return {name: weight for name, weight in weights.items() if weight}
@@ -192,6 +208,13 @@ class KoVAE(Forecaster):
         # Nothing is learned of a noise that no divergence judges.
         self.prior.noise_logvar.trainable = self.options["beta"] > 0
         self.decoder.build(latent)
+        self.observation_variance = self.add_weight(
+            name="observation_variance",
+            shape=(self.observed_dim,),
+            initializer="ones",
+            trainable=False,
+            autocast=False,
+        )
         self.interval_scale = self.add_weight(
             name="interval_scale",
             shape=(self.horizon, self.observed_dim),
@@ -225,11 +248,19 @@ class KoVAE(Forecaster):
         )
         decoded, forecast = self._decode(past, z[:, :count], rolled, training)
         if future is not None:
-            error = ops.mean(ops.square(decoded - past))
-            self.add_term("reconstruction", error)
+            error = ops.mean(ops.square(decoded - past), axis=(0, 1))
+            self.add_term("reconstruction", ops.mean(error))
             if "latent" in weights:
-                error = ops.mean(ops.square(rolled - mean[:, count:]))
-                self.add_term("latent", error)
+                drift = ops.mean(ops.square(rolled - mean[:, count:]))
+                self.add_term("latent", drift)
+            if self.penalty is not None:
+                self.add_term(
+                    "penalty", self.penalty(self.operator.transition())
+                )
+            if training:
+                before = ops.convert_to_tensor(self.observation_variance)
+                change = ops.stop_gradient(error) - before
+                self.observation_variance.assign(before + MOMENTUM * change)
         return forecast
 
     def _decode(self, past, z, rolled, training=False):
@@ -261,8 +292,9 @@ class KoVAE(Forecaster):
         """What may come: `samples` futures of each window.
 
         z_O is drawn from the posterior, noise of the prior is added at every
-        step, the decoder adds none. A calibrated ensemble is that cloud about
-        the forecast of the mean, stretched by what `calibrate` found.
+        step, and noise of what is observed to every row. A calibrated ensemble
+        is that cloud about the forecast of the mean, stretched by what
+        `calibrate` found.
 
         Args:
             inputs: dict of arrays, as in a call (`inputs_of` makes it).
@@ -314,34 +346,27 @@ class KoVAE(Forecaster):
         """
         check_real("level", level, "in (0, 1)", lambda x: 0 < x < 1)
         count, least = len(future), np.ceil(level / (1 - level))
-        rank = np.ceil((count + 1) * level) / count
-        if rank > 1:
+        rank = int(np.ceil((count + 1) * level))
+        if rank > count:
             raise ValueError(
                 f"`inputs` must hold at least {least:.0f} windows for "
                 f"level={level}. Received: {count}"
             )
         members = self.forecast_ensemble(inputs, samples, seed, False)
         members = members - members.mean(axis=1, keepdims=True)
-        tail = (1 - level) / 2
-        low, high = np.quantile(members, [tail, 1 - tail], axis=1)
+        low, high = central_interval(members, level)
         error = future - self.predict(inputs, verbose=0)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.maximum(error / low, error / high)
         # No error within an interval of no width.
         ratio = np.where(np.isfinite(ratio), ratio, 1.0)
-        stretch = np.quantile(ratio, rank, axis=0, method="higher")
+        stretch = np.sort(ratio, axis=0)[rank - 1]
         self.interval_scale.assign(stretch)
         return stretch
 
     def _ensemble(self, inputs, samples, generator):
-        def repeated(group, rows):
-            if rows is None:
-                return None
-            rows = np.repeat(rows, samples, axis=0)
-            return self._scaled(group, ops.convert_to_tensor(rows))
-
         past, u, d = (
-            repeated(group, inputs.get(name))
+            self._scaled(group, inputs.get(name))
             for group, name in (
                 ("observed", "past"),
                 ("controls", "controls"),
@@ -350,19 +375,27 @@ class KoVAE(Forecaster):
         )
         count, size = self.history_rows, self.options["latent_dim"]
         mean, logvar, _ = self.encoder(beside_the_past(past, u, d))
-        noise = ops.convert_to_tensor(
-            generator.standard_normal(
-                (len(past), self.horizon + 1, size), dtype="float32"
-            )
+        past, u, d, mean, logvar = (
+            None if x is None else ops.repeat(x, samples, axis=0)
+            for x in (past, u, d, mean, logvar)
         )
+
+        def normal(*shape):
+            shape = (past.shape[0], *shape)
+            return generator.standard_normal(shape, dtype="float32")
+
+        noise = ops.convert_to_tensor(normal(self.horizon + 1, size))
         last = mean[:, -1] + ops.exp(0.5 * logvar[:, -1]) * noise[:, 0]
         rolled = self.prior.roll_out(
             last, noise[:, 1:], *self._acting(u, d, slice(count - 1, None))
         )
         z = ops.concatenate([mean[:, :-1], last[:, None]], axis=1)
         _, forecast = self._decode(past, z, rolled)
+        forecast = ops.convert_to_numpy(forecast)
+        spread = np.sqrt(ops.convert_to_numpy(self.observation_variance))
+        forecast = forecast + spread * normal(self.horizon, self.observed_dim)
         location, deviation = ops.convert_to_numpy(self.observed_scale)
-        forecast = ops.convert_to_numpy(forecast) * deviation + location
+        forecast = forecast * deviation + location
         return forecast.reshape(-1, samples, *forecast.shape[1:])
 
     # === What was learned ===

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 from orrery.datasets import Episode, ForecastWindows, SeriesData
 from orrery.losses import gaussian_divergence
+from orrery.metrics import central_interval
 from orrery.zoo import KoVAE
 
 X, M, P, L, H = 3, 2, 1, 4, 5
@@ -146,10 +147,12 @@ def test_terms_that_weigh_nothing_are_not_computed():
 def test_a_penalty_bounds_what_is_free():
     radii = {}
     for koopman in ("free", "soft"):
-        model = make(koopman=koopman, gamma=1.0, margin=0.2)
+        weighed = {"gamma": 1.0, "margin": 0.2} if koopman == "soft" else {}
+        model = make(koopman=koopman, **weighed)
         fitted(model, epochs=10)
         radii[koopman] = np.abs(model.operator.eigenvalues()).max()
     assert radii["soft"] < radii["free"] - 0.01
+    assert "penalty" in model.term_weights()
 
 
 def test_units_are_no_matter():
@@ -253,11 +256,32 @@ def test_ensembles_are_the_forecast_with_noise():
     members = model.forecast_ensemble(inputs, samples=4000, seed=1)
     assert members.shape == (2, 4000, H, X)
     spread = members.std(axis=1)
-    assert (np.diff(spread, axis=1) > 0).any() and (spread > 0).all()
+    deviation = ops.convert_to_numpy(model.observed_scale)[1]
+    # At the start as much as the data vary; what is linear adds to it.
+    assert (spread > deviation).all()
+    model.observation_variance.assign(np.zeros(X))
+    moved = model.forecast_ensemble(inputs, samples=4000, seed=1)
+    np.testing.assert_allclose(
+        spread, np.hypot(deviation, moved.std(axis=1)), rtol=0.1
+    )
     error = members.mean(axis=1) - forecast(model, inputs)
     assert np.abs(error / spread).max() < 0.1
     again = model.forecast_ensemble(inputs, samples=4000, seed=1)
-    np.testing.assert_array_equal(members, again)
+    np.testing.assert_array_equal(moved, again)
+
+
+def test_the_variance_of_what_is_observed_is_that_of_the_decoder():
+    model = make()
+    model.observation_variance.assign(np.zeros(X))
+    model.compile(keras.optimizers.SGD(0.0))
+    batch = ForecastWindows(DATA, "test", L, H, batch_size=99, shuffle=False)
+    model.fit(batch, epochs=1, shuffle=False, verbose=0)
+    found = ops.convert_to_numpy(model.observation_variance)
+    model.reset_metrics()
+    mean = model.evaluate(batch, verbose=0, return_dict=True)["reconstruction"]
+    # One hundredth of the way; z is drawn in training, and is the mean here.
+    assert found.mean() == pytest.approx(0.01 * mean, rel=0.5)
+    assert len(set(found.tolist())) == X
 
 
 def test_calibrated_intervals_hold_what_they_say():
@@ -275,7 +299,7 @@ def test_calibrated_intervals_hold_what_they_say():
     assert stretch.shape == (H, X)
     for part, least in zip(half, (0.8, 0.7), strict=True):
         members = model.forecast_ensemble(part[0])
-        low, high = np.quantile(members, [0.1, 0.9], axis=1)
+        low, high = central_interval(members, 0.8)
         covered = ((low <= part[1]) & (part[1] <= high)).mean(axis=0)
         assert covered.min() >= least - 0.01 and covered.max() < 0.9
     with pytest.raises(ValueError, match="at least 5 windows"):
@@ -357,6 +381,10 @@ def test_a_file_keeps_everything(tmp_path):
         ({"decoder": "bigru"}, "`decoder`"),
         ({"beta": -1.0}, "`beta`"),
         ({"alpha": 0.0}, "`alpha`"),
+        ({"koopman": "free", "gamma": 1.0}, "`gamma` and `margin`"),
+        ({"koopman": "bounded", "margin": 0.1}, "`gamma` and `margin`"),
+        ({"koopman": "soft", "gamma": 0.0}, "`gamma`"),
+        ({"beta": 0.0, "free_bits": 0.1}, "`free_bits`"),
         ({"skip": "first"}, "`skip`"),
         ({"horizon": 0}, "`horizon`"),
         ({"latent_dim": 5, "koopman": "stable"}, "`latent_dim`"),
