@@ -4,11 +4,14 @@ Import this module by name: nothing else in Orrery needs tensorflow-datasets
 (`pip install "orrery[data]"`).
 """
 
+import dataclasses
+
 import numpy as np
 import tensorflow_datasets as tfds
 
+from . import plant_data
 from .bsm1 import CONTROLS, DISTURBANCES, STATE_NAMES
-from .plant_data import load_plant_data
+from .plant_data import check_choices, load_plant_data, weather_digest
 
 HOMEPAGE = "https://github.com/wwtmodels/Benchmark-Simulation-Models"
 CITATION = """\
@@ -21,20 +24,41 @@ CITATION = """\
 """
 
 
+@dataclasses.dataclass(eq=False)
+class PlantConfig(tfds.core.BuilderConfig):
+    """What a prepared data set was made of; each has a folder of its own."""
+
+    size: str = "small"
+    weather: str = "generated"
+    influent_dir: str | None = None
+
+
 class Bsm1(tfds.core.GeneratorBasedBuilder):
     """Episodes of Benchmark Simulation Model no. 1, one an example.
 
     An example is a dict of float64 arrays, rows a quarter of an hour apart:
     `states` `(n + 1, 145)`, `controls` `(n, 2)` and `influent` `(n, 14)`, whose
-    row t acts from t to t + 1. Splits: train, valid, test and storm.
+    row t acts from t to t + 1. Splits: train, validation, test and storm.
+
+    A size and a weather are a configuration of tensorflow-datasets,
+    `small_generated` for one, and lie in a folder of that name. The name of
+    recorded weather ends in a hash of the files, so other files are another
+    data set.
 
     Args:
         size: `"small"`, `"original"` or `"full"`, of `load_plant_data`.
             Defaults to `"small"`.
         weather: `"generated"` or `"recorded"`. Defaults to `"generated"`.
-        influent_dir: folder of recorded weather. Defaults to `None`.
+        influent_dir: string or path, the data folder of recorded weather.
+            Defaults to `None`, the folder `ORRERY_DATA_DIR`.
+        config: a `PlantConfig` in place of the three above. Defaults to
+            `None`.
         **kwargs: arguments of `tfds.core.GeneratorBasedBuilder`, such as
             `data_dir`, where the prepared data set is kept.
+
+    Raises:
+        FileNotFoundError: if recorded weather is not there.
+        ValueError: if the size or the weather is none of those named.
 
     Example:
     ```python
@@ -44,14 +68,21 @@ class Bsm1(tfds.core.GeneratorBasedBuilder):
     ```
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    # Other numbers are another version of the data set, too.
+    VERSION = tfds.core.Version(f"{plant_data.VERSION}.0.0")
 
     def __init__(
-        self, *, size="small", weather="generated", influent_dir=None, **kwargs
+        self,
+        *,
+        size="small",
+        weather="generated",
+        influent_dir=None,
+        config=None,
+        **kwargs,
     ):
-        self.size, self.weather = size, weather
-        self.influent_dir = influent_dir
-        super().__init__(**kwargs)
+        if config is None:
+            config = _config(size, weather, influent_dir)
+        super().__init__(config=config, **kwargs)
 
     def _info(self):
         def rows(names):
@@ -79,11 +110,14 @@ class Bsm1(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         del dl_manager  # The plant is simulated, or read from the cache.
+        config = self.builder_config
         data = load_plant_data(
-            "full", self.size, self.weather, data_dir=self.influent_dir
+            "full", config.size, config.weather, data_dir=config.influent_dir
         )
+        # As tensorflow-datasets names them.
+        names = {"valid": "validation"}
         return {
-            split: self._generate_examples(episodes)
+            names.get(split, split): self._generate_examples(episodes)
             for split, episodes in data.splits.items()
         }
 
@@ -97,3 +131,14 @@ class Bsm1(tfds.core.GeneratorBasedBuilder):
                     "influent": episode.disturbances,
                 },
             )
+
+
+def _config(size, weather, influent_dir):
+    check_choices(size=size, weather=weather)
+    name = f"{size}_{weather}"
+    if weather == "recorded":
+        name += f"_{weather_digest(weather, influent_dir)[:8]}"
+    folder = None if influent_dir is None else str(influent_dir)
+    return PlantConfig(
+        name=name, size=size, weather=weather, influent_dir=folder
+    )

@@ -6,12 +6,11 @@ import hashlib
 import json
 import multiprocessing
 import pathlib
-import zipfile
 
 import numpy as np
 
 from .bsm1 import CONTROLS, DISTURBANCES, STATE_NAMES, BSM1Plant
-from .corpus import cache_dir, replacing
+from .corpus import cache_dir
 from .influent import FLOW, PER_DAY, generated_influent, load_influent
 from .plant_episodes import (
     MEASURED,
@@ -21,6 +20,7 @@ from .plant_episodes import (
     seasoned_state,
     storm_influent,
 )
+from .plant_file import digest, read_runs, write_runs
 from .plant_performance import OUTPUTS, performance_outputs
 from .plant_simulation import simulate_plant
 from .series import Episode, SeriesData
@@ -28,6 +28,7 @@ from .series import Episode, SeriesData
 # Raised whenever the same arguments would give other numbers.
 VERSION = 1
 TASKS = ("measured", "control", "full")
+WEATHERS = ("generated", "recorded")
 SPLITS = ("train", "valid", "test")
 
 
@@ -101,31 +102,45 @@ def load_plant_data(
     Reference:
         - [Alex et al., 2018](https://github.com/wwtmodels/Benchmark-Simulation-Models)
     """
-    for name, value, allowed in (
-        ("task", task, TASKS),
-        ("size", size, tuple(SIZES)),
-        ("weather", weather, ("generated", "recorded")),
-    ):
-        if value not in allowed:
-            raise ValueError(
-                f"`{name}` must be one of {allowed}. Received: {name}={value!r}"
-            )
+    check_choices(task=task, size=size, weather=weather)
     weathers, storm, dry = _weather(weather, data_dir)
     config = {
         "version": VERSION,
         "size": dataclasses.asdict(SIZES[size]),
         "seed": seed,
-        "weather": _hash(*weathers, storm),
+        "weather": digest(*weathers, storm),
     }
     key = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     folder = cache_dir() if cache is None else pathlib.Path(cache).expanduser()
     path = folder / f"bsm1-{key.hexdigest()[:16]}.npz"
     if not path.exists():
         runs = _simulated(SIZES[size], seed, weathers, storm, workers, progress)
-        _write(path, runs)
-    runs = _read(path)
+        write_runs(path, runs)
+    runs = read_runs(path)
     metadata = {**config, "file": path.name}
     return _series(task, SIZES[size], runs, _event(storm, dry), metadata)
+
+
+def check_choices(**chosen):
+    """Raises a `ValueError` that names a task, size or weather not known."""
+    choices = {"task": TASKS, "size": tuple(SIZES), "weather": WEATHERS}
+    for name, value in chosen.items():
+        if value not in choices[name]:
+            raise ValueError(
+                f"`{name}` must be one of {choices[name]}. Received: "
+                f"{name}={value!r}"
+            )
+
+
+def weather_digest(weather, data_dir=None):
+    """A hash of all the weather that episodes are made of.
+
+    Args:
+        weather: `"generated"` or `"recorded"`.
+        data_dir: as of `load_plant_data`. Defaults to `None`.
+    """
+    weathers, storm, _ = _weather(weather, data_dir)
+    return digest(*weathers, storm)
 
 
 def _weather(weather, data_dir):
@@ -220,43 +235,3 @@ def _event(storm, dry):
     differs = np.abs(storm[:, FLOW] - dry[:, FLOW]) > 1
     after = np.ones(PER_DAY // 2 + 1)
     return np.convolve(differs, after)[: len(storm)] > 0
-
-
-def _hash(*arrays):
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(str(array.shape).encode())
-        digest.update(np.ascontiguousarray(array, "<f8").tobytes())
-    return digest.hexdigest()
-
-
-def _write(path, runs):
-    """All runs and a hash of them; the file appears when it is complete."""
-    arrays = {
-        f"{name}_{k}": run[name]
-        for k, run in enumerate(runs)
-        for name in ("states", "controls", "influent")
-    }
-    arrays["sha256"] = np.array(_hash(*arrays.values()))
-    with replacing(path) as partial, open(partial, "wb") as file:
-        np.savez_compressed(file, **arrays)
-
-
-def _read(path):
-    try:
-        with open(path, "rb") as stream, np.load(stream) as file:
-            arrays = {name: file[name] for name in file.files}
-        digest = str(arrays.pop("sha256"))
-        whole = digest == _hash(*arrays.values())
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
-        whole = False
-    if not whole:
-        raise ValueError(
-            f"{path} is damaged: it does not hold what was written. Delete it, "
-            "and it is made anew."
-        )
-    names = ("states", "controls", "influent")
-    return [
-        {name: arrays[f"{name}_{k}"] for name in names}
-        for k in range(len(arrays) // len(names))
-    ]
