@@ -4,12 +4,23 @@ import json
 import os
 import pathlib
 import zipfile
+import zlib
 
 import keras
 import numpy as np
 from keras import ops
 
 _VERSION = 1
+# What NumPy raises, by way of zipfile, for files that are cut or changed.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class TrainingState(keras.callbacks.Callback):
@@ -158,16 +169,17 @@ class TrainingState(keras.callbacks.Callback):
         os.replace(partial, self.path)
 
     def _read(self):
-        try:
-            # NumPy leaves a file open that it fails to read.
-            with open(self.path, "rb") as file, np.load(file) as stored:
-                arrays = dict(stored)
-            meta = json.loads(str(arrays.pop("meta")))
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"{self.path} is not a training state, or is damaged: {error}. "
-                "Delete it to start afresh."
-            ) from error
+        # NumPy leaves a file open that it fails to read.
+        with open(self.path, "rb") as file:
+            try:
+                with np.load(file) as stored:
+                    arrays = dict(stored)
+                meta = json.loads(str(arrays.pop("meta")))
+            except _DAMAGED as error:
+                raise ValueError(
+                    f"{self.path} is not a training state, or is damaged: "
+                    f"{error}. Delete it to start afresh."
+                ) from error
         if meta["version"] != _VERSION:
             raise ValueError(
                 f"{self.path} has version {meta['version']}; this version of "
@@ -177,11 +189,14 @@ class TrainingState(keras.callbacks.Callback):
 
     def _check_config(self, stored):
         absent = "absent"
+        # As a file would give them back: lists for tuples.
+        now = json.loads(json.dumps(self.config))
+        stored, now = dict(_leaves(stored)), dict(_leaves(now))
         differing = [
             f"{key} ({stored.get(key, absent)!r} in the file, "
-            f"{self.config.get(key, absent)!r} now)"
-            for key in sorted(stored.keys() | self.config.keys())
-            if stored.get(key, absent) != self.config.get(key, absent)
+            f"{now.get(key, absent)!r} now)"
+            for key in sorted(stored.keys() | now.keys())
+            if stored.get(key, absent) != now.get(key, absent)
         ]
         if differing:
             raise ValueError(
@@ -206,3 +221,12 @@ class TrainingState(keras.callbacks.Callback):
                     f"{tuple(variable.shape)}."
                 )
             variable.assign(value)
+
+
+def _leaves(config, prefix=""):
+    """Values of a dict of dicts, by names such as `model.dim`."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -204,6 +204,26 @@ def test_a_damaged_file_is_named(tmp_path, content):
         TrainingState(path)
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_any_byte_may_be_damaged(tmp_path, save):
+    """It is noticed, or it was of no account; nothing else is raised."""
+    path = tmp_path / "state.npz"
+    meta = {"version": 1, "epoch": 1, "config": {}, "history": {}}
+    save(path, meta=np.array(json.dumps(meta)), **{"model/0": np.ones(3)})
+    whole = path.read_bytes()
+    noticed = 0
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 8
+        path.write_bytes(damaged)
+        try:
+            TrainingState(path)
+        except ValueError as error:
+            assert "state.npz is not a training state" in str(error)
+            noticed += 1
+    assert noticed > 0.5 * len(whole)
+
+
 def test_a_callback_without_state_is_refused(tmp_path):
     with pytest.raises(TypeError, match="get_state"):
         TrainingState(tmp_path / "a", callbacks=[keras.callbacks.Callback()])

@@ -18,6 +18,7 @@ from orrery.datasets.plant_episodes import (
     storm_influent,
     varied_influent,
 )
+from orrery.datasets.plant_file import read_runs, write_runs
 
 pytest.importorskip("scipy")
 # Nothing here asks a backend for anything.
@@ -121,6 +122,27 @@ def test_what_is_kept_is_read_and_checked(tmp_path, monkeypatch):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="is damaged"):
         load_plant_data(cache=tmp_path)
+
+
+def test_any_byte_may_be_damaged(tmp_path):
+    """It is noticed, or it was of no account; nothing else is raised."""
+    path = tmp_path / "runs.npz"
+    rows = generator().normal(size=(3, 5))
+    write_runs(path, [{"states": rows, "controls": rows, "influent": rows}])
+    whole = path.read_bytes()
+    noticed = 0
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 8
+        path.write_bytes(damaged)
+        try:
+            (run,) = read_runs(path)
+        except ValueError as error:
+            assert "runs.npz is damaged" in str(error)
+            noticed += 1
+        else:
+            np.testing.assert_array_equal(run["states"], rows)
+    assert noticed > 0.5 * len(whole)
 
 
 def test_nothing_is_left_of_a_failure(tmp_path, monkeypatch):
