@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from .._checks import check_integer
+from .edmd import ridge_solution
 from .stable_koopman import StableKoopman
 
 
@@ -121,7 +122,7 @@ class KoVAEPrior(keras.layers.Layer):
             rest = self.roll_out(noise[:, 0], noise[:, 1:])
             return ops.concatenate([noise[:, :1], rest], axis=1)
         z = ops.zeros_like(noise[:, 0])
-        hidden = ops.zeros((noise.shape[0], self.hidden_dim))
+        hidden = ops.zeros((ops.shape(noise)[0], self.hidden_dim))
         path = []
         for step in range(noise.shape[1]):
             hidden, _ = self.recurrent.cell(z, [hidden])
@@ -166,3 +167,26 @@ class KoVAEPrior(keras.layers.Layer):
             "operator": self.operator
             and keras.saving.serialize_keras_object(self.operator),
         }
+
+
+def path_operator(path, ridge=1e-6):
+    """The linear operator that maps each row of paths closest to the next.
+
+    Ridge regression over all series and rows at once, relative to the mean
+    squares of the latent numbers. Differentiable.
+
+    Args:
+        path: float32 tensor `(batch, rows, k)`, rows >= 2.
+        ridge: float > 0. Defaults to `1e-6`.
+
+    Returns:
+        Float32 tensor `(k, k)`, A of `z_t = A z_{t-1}`.
+    """
+    before, after = (
+        ops.reshape(part, (-1, path.shape[-1]))
+        for part in (path[:, :-1], path[:, 1:])
+    )
+    gram, cross = (
+        ops.matmul(ops.transpose(part), before) for part in (before, after)
+    )
+    return ridge_solution(gram, cross, ridge)

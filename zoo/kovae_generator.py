@@ -5,14 +5,12 @@ import numpy as np
 from keras import ops
 
 from .._checks import check_integer, check_real
-from ..layers.edmd import ridge_solution
 from ..layers.kovae_decoder import KoVAEDecoder
 from ..layers.kovae_encoder import KoVAEEncoder
-from ..layers.kovae_prior import KoVAEPrior
+from ..layers.kovae_prior import KoVAEPrior, path_operator
 from ..losses.gaussian_divergence import gaussian_divergence
 from .presets import Presets
 
-RIDGE = 1e-6
 TERMS = ("reconstruction", "divergence", "prediction")
 
 
@@ -241,14 +239,7 @@ class KoVAEGenerator(Presets, keras.Model):
 
 def _nonlinearity(path):
     """Error of the best linear operator over the norm of its prediction."""
-    size = path.shape[-1]
-    before, after = (
-        ops.reshape(part, (-1, size)) for part in (path[:, :-1], path[:, 1:])
-    )
-    gram, cross = (
-        ops.matmul(ops.transpose(part), before) for part in (before, after)
-    )
-    operator = ridge_solution(gram, cross, RIDGE)
-    predicted = ops.matmul(before, ops.transpose(operator))
+    before, after = path[:, :-1], path[:, 1:]
+    predicted = ops.matmul(before, ops.transpose(path_operator(path)))
     norm = ops.sqrt(ops.sum(ops.square(predicted)) + 1e-12)
     return ops.mean(ops.square(predicted - after)) / norm

@@ -9,6 +9,7 @@ from orrery.layers import (
     KoVAEPrior,
     StableKoopman,
 )
+from orrery.layers.kovae_prior import path_operator
 
 T, X, K, M, P = 5, 3, 4, 2, 1
 RNG = np.random.default_rng(0)
@@ -167,6 +168,24 @@ def test_paths_without_noise_follow_the_operator():
         path.swapaxes(0, 1), path.swapaxes(0, 1)[1:], strict=False
     ):
         np.testing.assert_allclose(after, before @ a.T, atol=1e-6)
+
+
+def test_the_operator_of_paths_is_the_least_squares_one():
+    found = to_numpy(path_operator(Z))
+    before, after = (
+        z.reshape(-1, K).astype("float64") for z in (Z[:, :-1], Z[:, 1:])
+    )
+    expected = np.linalg.lstsq(before, after, rcond=None)[0].T
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_linear_paths_give_their_operator():
+    operator = 0.5 * np.linalg.qr(RNG.normal(size=(K, K)))[0]
+    path = [RNG.normal(size=(20, K))]
+    for _ in range(3):
+        path.append(path[-1] @ operator.T)
+    found = to_numpy(path_operator(np.stack(path, axis=1).astype("float32")))
+    np.testing.assert_allclose(found, operator, atol=1e-4)
 
 
 @pytest.mark.parametrize(

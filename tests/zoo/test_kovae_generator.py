@@ -32,6 +32,14 @@ def test_it_learns(history, irregular):
         assert np.isfinite(new).all() and (new != old).any(), weight.path
 
 
+@pytest.mark.parametrize("history", ["prior", "posterior"])
+def test_batches_need_not_be_of_one_size(history):
+    model = make(history=history)
+    model.compile("adam")
+    found = model.fit(SERIES[:10], batch_size=4, epochs=1, verbose=0).history
+    assert np.isfinite(found["loss"]).all()
+
+
 def test_the_loss_is_its_formula():
     model = make(history="posterior", kl_weight=0.3, prediction_weight=2.0)
     model.compile("sgd")

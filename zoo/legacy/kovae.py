@@ -15,9 +15,9 @@ right in `orrery.zoo.KoVAE`:
 import keras
 from keras import ops
 
-from ...layers.edmd import ridge_solution
 from ...layers.kovae_decoder import KoVAEDecoder
 from ...layers.kovae_encoder import KoVAEEncoder
+from ...layers.kovae_prior import path_operator
 from ...losses.gaussian_divergence import gaussian_divergence
 from ..forecaster import Forecaster
 
@@ -115,7 +115,7 @@ class EffectiveKoVAE(Forecaster):
             )
             self.add_term("divergence", ops.mean(divergence))
             self.add_term("agreement", _mean_square(z - path))
-        operator = ops.transpose(_operator_of(path))
+        operator = ops.transpose(path_operator(path))
         state, rolled = z[:, -1], []
         for _ in range(self.horizon):
             state = ops.matmul(state, operator)
@@ -125,17 +125,6 @@ class EffectiveKoVAE(Forecaster):
 
     def get_config(self):
         return {**super().get_config(), **self.options}
-
-
-def _operator_of(path):
-    size = path.shape[-1]
-    before, after = (
-        ops.reshape(part, (-1, size)) for part in (path[:, :-1], path[:, 1:])
-    )
-    gram, cross = (
-        ops.matmul(ops.transpose(part), before) for part in (before, after)
-    )
-    return ridge_solution(gram, cross, 1e-6)
 
 
 def _mean_square(x):
