@@ -19,7 +19,6 @@ class PIController:
 
     Args:
         measured: str, name of the state y.
-        setpoint: float, in the unit of the state.
         gain: float, K, unit of the control over that of the state.
         integral_time: float, Ti, d.
         tracking_time: float, Tt, d.
@@ -31,7 +30,6 @@ class PIController:
     """
 
     measured: str
-    setpoint: float
     gain: float
     integral_time: float
     tracking_time: float
@@ -54,8 +52,8 @@ class PIController:
 
 # The benchmark's: oxygen in reactor 5 by its oxygen transfer, and nitrate in
 # reactor 2 by the internal recycle. Sensors are taken to be ideal.
-OXYGEN = PIController("SO5", 2.0, 25.0, 0.002, 0.001, 0.0, 240.0)
-NITRATE = PIController("SNO2", 1.0, 10_000.0, 0.025, 0.015, 0.0, 92_230.0)
+OXYGEN = PIController("SO5", 25.0, 0.002, 0.001, 0.0, 240.0)
+NITRATE = PIController("SNO2", 10_000.0, 0.025, 0.015, 0.0, 92_230.0)
 CONTROLLERS = (OXYGEN, NITRATE)
 
 
@@ -74,16 +72,17 @@ class ControlledPlant:
         self.plant, self.controllers = plant, controllers
         self.places = [controller.place for controller in controllers]
 
-    def start(self, state, controls):
-        """A state in which the controllers begin with these controls."""
-        errors = self._errors(state, self.setpoints)
-        gains = np.array([c.gain for c in self.controllers])
-        integrals = np.asarray(controls) - gains * errors
-        return np.concatenate([state, integrals, np.zeros(2)])
+    def start(self, state, controls, setpoints):
+        """A state from which the controllers begin with these controls.
 
-    @property
-    def setpoints(self):
-        return np.array([c.setpoint for c in self.controllers])
+        Args:
+            state: array `(145,)`, of the plant.
+            controls: array `(2,)`, within the limits.
+            setpoints: array `(2,)`, the first ones.
+        """
+        gains = np.array([c.gain for c in self.controllers])
+        integrals = controls - gains * self._errors(state, setpoints)
+        return np.concatenate([state, integrals, np.zeros(2)])
 
     def controls(self, state, setpoints):
         """What the controllers ask for, `(2,)`."""

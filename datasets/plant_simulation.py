@@ -71,7 +71,7 @@ def simulate_plant(
     system, scale = plant, SCALE
     if controlled:
         system = ControlledPlant(plant, controllers)
-        state = system.start(state, OPEN_LOOP)
+        state = system.start(state, OPEN_LOOP, held[0])
         scale = np.concatenate([SCALE, [100.0, 1e5, 1.0, 1e3]])
     path = np.empty((steps + 1, len(state)))
     path[0] = state

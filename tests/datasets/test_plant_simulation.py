@@ -94,6 +94,29 @@ def test_controllers_hold_their_setpoints(steady):
     assert np.ptp(controls[:, 0]) > 50
 
 
+@pytest.mark.parametrize("setpoints", [(2.0, 1.0), (0.8, 2.5)])
+def test_controllers_begin_with_the_open_loop(steady, setpoints):
+    """Whatever the first set-points: no jump that nobody asked for."""
+    both = ControlledPlant(PLANT)
+    start = both.start(steady, OPEN_LOOP, setpoints)
+    np.testing.assert_allclose(both.controls(start, setpoints), OPEN_LOOP)
+
+
+def test_a_run_begins_at_its_own_setpoints(steady, monkeypatch):
+    """Not at those of a run before, nor at any that a controller came with."""
+    seen = []
+    start = ControlledPlant.start
+
+    def watched(self, state, controls, setpoints):
+        seen.append(tuple(setpoints))
+        return start(self, state, controls, setpoints)
+
+    monkeypatch.setattr(ControlledPlant, "start", watched)
+    setpoints = np.repeat([[0.8, 2.5], [2.0, 1.0]], 2, axis=0)
+    simulate_plant(PLANT, steady, WEATHER[:5], setpoints=setpoints)
+    assert seen == [(0.8, 2.5)]
+
+
 def test_controllers_go_back_from_a_limit(steady):
     """Out of reach for half a day, then near: the integral did not run away."""
     setpoints = np.repeat([[7.9, 1.0], [2.0, 1.0]], 48, axis=0)
@@ -118,7 +141,7 @@ def test_jacobian_with_controllers(steady, controls):
     both = ControlledPlant(PLANT)
     generator = np.random.default_rng(0)
     shaken = steady * np.exp(0.1 * generator.standard_normal(145))
-    state = both.start(shaken, controls)
+    state = both.start(shaken, controls, SETPOINTS)
     numeric = np.empty((149, 149))
     for place in range(149):
         step = np.zeros(149)
