@@ -11,8 +11,6 @@ from ..layers.kovae_prior import KoVAEPrior, path_operator
 from ..losses.gaussian_divergence import gaussian_divergence
 from .presets import Presets
 
-TERMS = ("reconstruction", "divergence", "prediction")
-
 
 @keras.saving.register_keras_serializable(package="orrery")
 class KoVAEGenerator(Presets, keras.Model):
@@ -22,11 +20,13 @@ class KoVAEGenerator(Presets, keras.Model):
     z_{t-1})` makes latent paths, a decoder reads them. Paths are kept close to
     those of one linear operator C, fitted to each batch by least squares:
 
-        L = w_rec |dec(z) - x|^2 + w_kl KL(q || p)
-            + w_pred |Z C - Z'|^2 / (n |Z C|),
+        L = |dec(z) - x|^2 + kl_weight KL(q || p)
+            + prediction_weight |Z C - Z'|^2 / (n |Z C|),
 
     the first two as sums over a series and means over the batch, in the last
-    Z and Z' all latent states but the last, or the first, of n entries.
+    Z and Z' all latent states but the last, or the first, of n entries. What
+    training shows of each term is without its weight, the divergence in nats
+    a row; a term without weight is left out.
 
     Args:
         features: int > 0, numbers of a row, scaled to [0, 1].
@@ -143,7 +143,18 @@ class KoVAEGenerator(Presets, keras.Model):
             dtype=policy,
             name="decoder",
         )
-        self.trackers = [keras.metrics.Mean(name=name) for name in TERMS]
+        self.trackers = [
+            keras.metrics.Mean(name=name) for name in self.term_weights()
+        ]
+
+    def term_weights(self):
+        """Weights in the loss of the terms as they are shown, by name."""
+        weights = {
+            "reconstruction": 1.0,
+            "divergence": self.kl_weight * self.length,
+            "prediction": self.prediction_weight,
+        }
+        return {name: weight for name, weight in weights.items() if weight > 0}
 
     def build(self, input_shape=None):
         seen = self.features + 2 * self.irregular
@@ -167,26 +178,30 @@ class KoVAEGenerator(Presets, keras.Model):
                 ops.shape(z), dtype="float32", seed=self.seed_generator
             )
             path = self.prior.sample(noise)
-        expected = self.prior(path)
         decoded = self.decoder(z, training=training)
         error = ops.square(ops.cast(decoded, "float32") - x)
         if observed is not None:
             # As if as much had been seen of every series.
             error = error * observed / ops.mean(observed)
-        divergence = gaussian_divergence(mean, logvar, *expected)
-        for term in (
-            ops.mean(ops.sum(error, axis=(1, 2))),
-            self.kl_weight * ops.mean(ops.sum(divergence, axis=(1, 2))),
-            self.prediction_weight * _nonlinearity(path),
-        ):
-            self.add_loss(term)
+        self.add_loss(ops.mean(ops.sum(error, axis=(1, 2))))
+        if self.kl_weight > 0:
+            divergence = gaussian_divergence(mean, logvar, *self.prior(path))
+            nats = ops.mean(ops.sum(divergence, axis=(1, 2)))
+            self.add_loss(self.kl_weight * nats)
+        if self.prediction_weight > 0:
+            self.add_loss(self.prediction_weight * _nonlinearity(path))
         return decoded
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        for tracker, loss in zip(self.trackers, self.losses, strict=True):
-            tracker.update_state(loss)
+        for tracker, loss, weight in zip(
+            self.trackers,
+            self.losses,
+            self.term_weights().values(),
+            strict=True,
+        ):
+            tracker.update_state(loss / weight)
         return sum(self.losses)
 
     def compute_output_spec(self, inputs, training=False):

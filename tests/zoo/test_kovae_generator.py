@@ -54,13 +54,24 @@ def test_the_loss_is_its_formula():
     error = np.mean((before @ linear - after) ** 2)
     terms = {
         "reconstruction": ((decoded - SERIES) ** 2).sum(axis=(1, 2)).mean(),
-        "divergence": 0.3
-        * ops.convert_to_numpy(divergence).sum(axis=(1, 2)).mean(),
-        "prediction": 2.0 * error / np.linalg.norm(before @ linear),
+        # In nats of a row.
+        "divergence": ops.convert_to_numpy(divergence).sum(axis=2).mean(),
+        "prediction": error / np.linalg.norm(before @ linear),
     }
     for name, value in terms.items():
         np.testing.assert_allclose(found[name], value, rtol=2e-3, err_msg=name)
-    np.testing.assert_allclose(found["loss"], sum(terms.values()), rtol=1e-3)
+    weights = {"reconstruction": 1.0, "divergence": 0.3 * 6, "prediction": 2.0}
+    total = sum(weights[name] * value for name, value in terms.items())
+    np.testing.assert_allclose(found["loss"], total, rtol=1e-3)
+
+
+def test_a_term_without_weight_is_left_out():
+    model = make(kl_weight=0.0, prediction_weight=2.0)
+    model.compile("sgd")
+    found = model.evaluate(SERIES, batch_size=32, verbose=0, return_dict=True)
+    assert set(found) == {"loss", "reconstruction", "prediction"}
+    total = found["reconstruction"] + 2 * found["prediction"]
+    np.testing.assert_allclose(found["loss"], total, rtol=1e-5)
 
 
 def test_what_was_not_seen_is_not_reconstructed():
