@@ -21,7 +21,8 @@ def discriminative_score(
         units: int > 0, of the GRU. Defaults to `None`, half of the features as
             in TimeGAN: two or three, a lenient judge.
         steps: int > 0, of training. Defaults to `2000`.
-        batch_size: int > 1, half real and half made. Defaults to `128`.
+        batch_size: int > 0, of real series and of made ones each. Defaults to
+            `128`.
         seed: int >= 0, of the split, the judge and its batches. Defaults to
             `0`.
 
@@ -44,11 +45,10 @@ def discriminative_score(
         keras.optimizers.Adam(1e-3),
         keras.losses.BinaryCrossentropy(from_logits=True),
     )
-    half = batch_size // 2
-    labels = np.repeat([1.0, 0.0], half).astype("float32")[:, None]
+    labels = np.repeat([1.0, 0.0], batch_size).astype("float32")[:, None]
     for _ in range(steps):
         rows = [
-            train[generator.integers(len(train), size=half)]
+            train[generator.integers(len(train), size=batch_size)]
             for train, _ in parts
         ]
         judge.train_on_batch(np.concatenate(rows), labels)

@@ -1,5 +1,6 @@
 """Judges of made series: chance for the same, certainty for the unlike."""
 
+import keras
 import numpy as np
 import pytest
 from orrery.metrics import discriminative_score, predictive_score
@@ -39,6 +40,19 @@ def test_scores_repeat_with_the_seed():
     for score in (discriminative_score, predictive_score):
         one, two = (score(*arguments, steps=5, seed=2) for _ in range(2))
         assert one == pytest.approx(two, abs=1e-6)
+
+
+def test_a_batch_holds_as_many_of_each_kind(monkeypatch):
+    """As TimeGAN draws them: 128 real series and 128 made ones."""
+    seen = []
+
+    def train_on_batch(self, x, y):
+        seen.append((len(x), y[:, 0].tolist()))
+
+    monkeypatch.setattr(keras.Model, "train_on_batch", train_on_batch)
+    for options, size in (({}, 128), ({"batch_size": 3}, 3)):
+        discriminative_score(series(20), series(20), steps=1, **options)
+        assert seen.pop() == (2 * size, [1.0] * size + [0.0] * size)
 
 
 def test_bad_input():
