@@ -15,14 +15,13 @@ from .influent import FLOW, PER_DAY, generated_influent, load_influent
 from .plant_episodes import (
     MEASURED,
     measured,
-    random_controls,
     random_episode,
     seasoned_state,
+    storm_episode,
     storm_influent,
 )
 from .plant_file import digest, read_runs, write_runs
 from .plant_performance import OUTPUTS, performance_outputs
-from .plant_simulation import simulate_plant
 from .series import Episode, SeriesData
 
 # Raised whenever the same arguments would give other numbers.
@@ -34,18 +33,23 @@ SPLITS = ("train", "valid", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How many episodes of each split, and how long, in steps of 15 minutes."""
+    """How many episodes of each split, and how long, in steps of 15 minutes.
+
+    With `dwell`, controls are drawn anew every so many steps in all of them;
+    without, they are of all kinds.
+    """
 
     train: int
     valid: int
     test: int
     storm: int
     steps: int
+    dwell: int | None = None
 
 
 SIZES = {
     "small": Size(6, 2, 2, 1, 192),
-    "original": Size(11, 1, 3, 1, 999),
+    "original": Size(11, 1, 3, 1, 999, dwell=30),
     "full": Size(32, 6, 8, 2, 1344),
 }
 
@@ -74,8 +78,9 @@ def load_plant_data(
             `"full"`, all 145 states and all fourteen disturbances. Defaults to
             `"measured"`.
         size: `"small"`, ten episodes of two days, in half a minute;
-            `"original"`, 15 of ten days; `"full"`, 46 of two weeks; storms are
-            extra. Defaults to `"small"`.
+            `"original"`, 15 of ten days whose controls change every 7.5 hours,
+            as in the report; `"full"`, 46 of two weeks; storms are extra.
+            Defaults to `"small"`.
         weather: `"generated"`, by formula, or `"recorded"`, varied from the
             benchmark's dry and rainy weeks, with its storm as it is. Defaults
             to `"generated"`.
@@ -93,7 +98,7 @@ def load_plant_data(
         A `SeriesData` with the splits train, valid, test and storm.
 
     Raises:
-        ArithmeticError: if a simulation fails.
+        ArithmeticError: if a simulation fails; names the episode and the seed.
         FileNotFoundError: if recorded weather is not there.
         ImportError: if SciPy is not installed; says how to install it.
         ValueError: if an argument is none of those named, or a kept file is not
@@ -155,18 +160,27 @@ def _weather(weather, data_dir):
     return [dry[:-1], rain[:-1]], storm, dry
 
 
-def _simulated(size, seed, weathers, storm, workers, progress):
-    """A list of runs: of train, valid, test, then of the storm."""
+def _jobs(size, seed, weathers, storm):
+    """What makes each episode: of train, valid, test, then of the storm."""
     start = seasoned_state(BSM1Plant(), generated_influent())
     ordinary = size.train + size.valid + size.test
+    kind = None if size.dwell is None else "steps"
     jobs = [
-        (random_episode, (seed, k, start, weathers, size.steps))
+        (
+            random_episode,
+            (seed, k, start, weathers, size.steps, kind, size.dwell),
+        )
         for k in range(ordinary)
     ]
-    jobs += [
-        (storm_episode, (seed, k, start, storm))
+    return jobs + [
+        (storm_episode, (seed, k, start, storm, size.dwell))
         for k in range(ordinary, ordinary + size.storm)
     ]
+
+
+def _simulated(size, seed, weathers, storm, workers, progress):
+    """A list of runs, in the order of the jobs."""
+    jobs = _jobs(size, seed, weathers, storm)
     done, runs = 0, []
 
     def collect(results):
@@ -188,14 +202,13 @@ def _simulated(size, seed, weathers, storm, workers, progress):
 
 def _call(job):
     function, arguments = job
-    return function(*arguments)
-
-
-def storm_episode(seed, episode, start, storm):
-    """The storm as it is, under steps of the controls."""
-    generator = np.random.default_rng(np.random.SeedSequence([seed, episode]))
-    controls = random_controls(len(storm) - 1, "steps", generator)
-    return simulate_plant(BSM1Plant(), start, storm, controls)
+    try:
+        return function(*arguments)
+    except ArithmeticError as error:
+        seed, episode = arguments[:2]
+        raise ArithmeticError(
+            f"Episode {episode} of seed {seed}: {error}"
+        ) from error
 
 
 def _series(task, size, runs, event, metadata):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .._checks import check_integer
 from .asm1 import suspended_solids
 from .bsm1 import CONSTANT_INFLUENT, OPEN_LOOP, BSM1Plant, split
 from .influent import FLOW, PER_DAY, generated_influent
@@ -92,7 +93,7 @@ def storm_influent(days=14):
     return influent
 
 
-def random_controls(steps, kind, generator):
+def random_controls(steps, kind, generator, dwell=None):
     """Controls, or set-points, that let a plant show what it does.
 
     Args:
@@ -102,10 +103,19 @@ def random_controls(steps, kind, generator):
             that wander; `"controllers"`, set-points of oxygen and nitrate that
             change every 4 to 24 hours.
         generator: `numpy.random.Generator`.
+        dwell: int > 0, for how many rows each of the steps is held. Defaults to
+            `None`, drawn.
 
     Returns:
         A float64 array `(steps, 2)`.
     """
+    if dwell is not None:
+        check_integer("dwell", dwell, 1)
+    if dwell is not None and kind != "steps":
+        raise ValueError(
+            f"`dwell` is for steps alone. Received: dwell={dwell!r}, "
+            f"kind={kind!r}"
+        )
     if kind not in ACTIONS:
         raise ValueError(f"`kind` must be one of {ACTIONS}. Received: {kind!r}")
     if kind == "controllers":
@@ -117,7 +127,10 @@ def random_controls(steps, kind, generator):
         )
     if kind == "steps":
         held = _held(
-            generator, steps, (4, 32), lambda: generator.uniform(LOW, HIGH)
+            generator,
+            steps,
+            (4, 32) if dwell is None else (dwell, dwell),
+            lambda: generator.uniform(LOW, HIGH),
         )
     elif kind == "binary":
         middle = 0.5 * (LOW + HIGH)
@@ -149,7 +162,9 @@ def seasoned_state(plant, weather):
     return simulate_plant(plant, steady, weather, OPEN_LOOP)["states"][-1]
 
 
-def random_episode(seed, episode, start, weathers, steps, kind=None):
+def random_episode(
+    seed, episode, start, weathers, steps, kind=None, dwell=None
+):
     """One episode; a function of its arguments alone, in any process.
 
     Args:
@@ -160,6 +175,7 @@ def random_episode(seed, episode, start, weathers, steps, kind=None):
         weathers: list of arrays `(rows, 14)`, one of which is varied.
         steps: int > 0, of 15 minutes.
         kind: one of `ACTIONS`. Defaults to `None`, drawn: a quarter each.
+        dwell: as of `random_controls`. Defaults to `None`.
 
     Returns:
         What `simulate_plant` returns.
@@ -168,10 +184,17 @@ def random_episode(seed, episode, start, weathers, steps, kind=None):
     base = weathers[generator.integers(len(weathers))]
     influent = varied_influent(base, steps, generator)
     kind = kind or ACTIONS[generator.integers(len(ACTIONS))]
-    held = random_controls(steps, kind, generator)
+    held = random_controls(steps, kind, generator, dwell)
     state = start * np.exp(0.1 * generator.standard_normal(len(start)))
     what = "setpoints" if kind == "controllers" else "controls"
     return simulate_plant(BSM1Plant(), state, influent, **{what: held})
+
+
+def storm_episode(seed, episode, start, storm, dwell=None):
+    """The storm as it is, under steps of the controls."""
+    generator = np.random.default_rng(np.random.SeedSequence([seed, episode]))
+    controls = random_controls(len(storm) - 1, "steps", generator, dwell)
+    return simulate_plant(BSM1Plant(), start, storm, controls)
 
 
 def _wander(generator, shape):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from orrery.datasets import plant_data
 from orrery.datasets.bsm1 import STATE_NAMES, BSM1Plant
-from orrery.datasets.influent import FLOW, generated_influent
+from orrery.datasets.influent import FLOW, generated_influent, load_influent
 from orrery.datasets.plant_data import Size, load_plant_data
 from orrery.datasets.plant_episodes import (
     ACTIONS,
@@ -25,10 +25,15 @@ pytest.importorskip("scipy")
 pytestmark = pytest.mark.one_backend("torch")
 
 TINY = Size(2, 1, 1, 1, 8)
+WEATHER = plant_data._weather  # The tests of the loader replace it.
 
 
 def generator(seed=0):
     return np.random.default_rng(seed)
+
+
+def failing_episode(*_):
+    raise ArithmeticError("LSODA stopped at t = 2")
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +160,66 @@ def test_nothing_is_left_of_a_failure(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_failure_names_its_episode(tmp_path, monkeypatch, workers):
+    jobs = plant_data._jobs
+
+    def second_fails(*arguments):
+        found = jobs(*arguments)
+        found[1] = (failing_episode, found[1][1])
+        return found
+
+    monkeypatch.setattr(plant_data, "_jobs", second_fails)
+    with pytest.raises(
+        ArithmeticError, match="^Episode 1 of seed 7: LSODA stopped at t = 2"
+    ):
+        load_plant_data(cache=tmp_path, seed=7, workers=workers)
+
+
+def test_recorded_weather(data_dir, tmp_path, monkeypatch):
+    """Dry and rainy weeks are varied; the storm is in no split but its own."""
+    monkeypatch.setattr(plant_data, "_weather", WEATHER)
+    dry, rain, storm = (
+        load_influent(name, data_dir) for name in ("dry", "rain", "storm")
+    )
+    given = {}
+
+    def simulated(size, seed, weathers, storm, workers, progress):
+        given.update(weathers=weathers, storm=storm)
+        rows = [len(storm)] * size.storm
+        rows = [size.steps + 1] * (size.train + size.valid + size.test) + rows
+        return [
+            {
+                "states": np.ones((n, 145)),
+                "controls": np.ones((n - 1, 2)),
+                "influent": storm[:n],
+            }
+            for n in rows
+        ]
+
+    monkeypatch.setattr(plant_data, "_simulated", simulated)
+    data = load_plant_data(
+        "full", weather="recorded", data_dir=data_dir, cache=tmp_path
+    )
+    np.testing.assert_array_equal(given["storm"], storm)
+    assert len(given["weathers"]) == 2
+    for varied, whole in zip(given["weathers"], (dry, rain), strict=True):
+        np.testing.assert_array_equal(varied, whole[:-1])
+    # Rows of the storm that are not those of dry weather, and half a day more.
+    event = data.splits["storm"][0].event
+    differs = (np.abs(storm - dry) > 0.01 * (1 + dry)).any(axis=1)
+    assert differs.mean() == pytest.approx(0.053, abs=0.005)
+    for row in np.flatnonzero(differs):
+        assert event[row : row + 49].all()
+        for weather in given["weathers"]:
+            assert not np.isclose(weather, storm[row]).all(axis=1).any()
+    days = np.flatnonzero(np.diff(event)) / 96
+    np.testing.assert_allclose(days, [8.81, 9.42, 10.92, 12.03], atol=0.02)
+    assert data.metadata["weather"] == plant_data.weather_digest(
+        "recorded", data_dir
+    )
+
+
 def test_progress(tmp_path):
     seen = []
     load_plant_data(cache=tmp_path, progress=lambda *n: seen.append(n))
@@ -177,6 +242,31 @@ def test_controls(kind):
         assert dwell.min() >= 4 and dwell.max() <= 32
     if kind == "walk":
         assert (dwell % 4 == 0).all()
+
+
+def test_steps_of_one_length():
+    held = random_controls(999, "steps", generator(), dwell=30)
+    changes = np.flatnonzero(np.any(np.diff(held, axis=0) != 0, axis=1)) + 1
+    np.testing.assert_array_equal(changes, np.arange(30, 999, 30))
+    assert (np.ptp(held, axis=0) > 0.8 * HIGH).all()
+    with pytest.raises(ValueError, match="`dwell` is for steps"):
+        random_controls(8, "walk", generator(), dwell=30)
+    with pytest.raises(ValueError, match="`dwell` must be"):
+        random_controls(8, "steps", generator(), dwell=0)
+
+
+def test_the_original_s_episodes_hold_their_controls(tmp_path, monkeypatch):
+    size = dataclasses.replace(plant_data.SIZES["original"], steps=64)
+    size = dataclasses.replace(size, train=3, valid=1, test=1)
+    monkeypatch.setitem(plant_data.SIZES, "original", size)
+    data = load_plant_data(size="original", cache=tmp_path)
+    for episodes in data.splits.values():
+        for episode in episodes:
+            changes = np.diff(episode.controls, axis=0).any(axis=1)
+            rows = np.flatnonzero(changes) + 1
+            np.testing.assert_array_equal(
+                rows, np.arange(30, len(episode.controls), 30)
+            )
 
 
 def test_binary_controls_have_two_levels():
@@ -237,5 +327,8 @@ def test_bad_input_is_named(given, message):
 
 
 def test_sizes_are_those_of_the_protocol():
-    assert dataclasses.astuple(plant_data.SIZES["full"]) == (32, 6, 8, 2, 1344)
-    assert plant_data.SIZES["original"].steps == 999
+    full = (32, 6, 8, 2, 1344, None)
+    assert dataclasses.astuple(plant_data.SIZES["full"]) == full
+    original = plant_data.SIZES["original"]
+    assert (original.train, original.test) == (11, 3)
+    assert (original.steps, original.dwell) == (999, 30)
