@@ -52,10 +52,13 @@ def stiff_path(
             f"`method` must be one of {METHODS}. Received: method={method!r}"
         )
     times = np.asarray(times, "float64")
-    left = MOST_CALLS * (len(times) - 1)
+    left, ahead = MOST_CALLS, 1
 
     def counted(time, y):
-        nonlocal left
+        nonlocal left, ahead
+        if ahead < len(times) and time > times[ahead]:
+            left = MOST_CALLS
+            ahead = np.searchsorted(times, time)
         left -= 1
         if left < 0:
             raise ArithmeticError(

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from orrery.datasets import stiff_path as stiff_path_module
 from orrery.datasets.bsm1 import (
     CONSTANT_INFLUENT,
     OPEN_LOOP,
@@ -247,6 +248,39 @@ def test_an_integrator_that_gives_up_says_where():
         )
     with pytest.raises(ValueError, match="`method` must be one of"):
         stiff_path(None, None, [1.0], [0.0, 1.0], method="Euler")
+
+
+def test_an_integrator_may_take_long_between_two_times_only(monkeypatch):
+    """However many times there are; many easy ones leave nothing to waste."""
+    monkeypatch.setattr(stiff_path_module, "MOST_CALLS", 400)
+    calls = 0
+
+    def rate(t, y):
+        """Slow at first, then a wave of 1e6 turns."""
+        nonlocal calls
+        calls += 1
+        return -y + (1e6 * np.cos(6e6 * t) if t > 0.5 else 0.0)
+
+    times = np.linspace(0, 1, 1001)
+    with pytest.raises(ArithmeticError, match=r"LSODA stopped at t = 0\.50"):
+        stiff_path(rate, lambda t, y: -np.eye(1), [1.0], times)
+    assert calls < 1000
+
+
+def test_what_is_taken_in_all_is_not_limited(monkeypatch):
+    """A wave of 20 turns; 100 evaluations are enough for a fifth of one."""
+    monkeypatch.setattr(stiff_path_module, "MOST_CALLS", 100)
+    calls = 0
+
+    def rate(t, y):
+        nonlocal calls
+        calls += 1
+        return np.array([np.cos(t)])
+
+    times = np.linspace(0, 40 * np.pi, 101)
+    path = stiff_path(rate, lambda t, y: np.zeros((1, 1)), [0.0], times)
+    np.testing.assert_allclose(path[:, 0], np.sin(times), atol=1e-3)
+    assert calls > 200
 
 
 @pytest.mark.parametrize(
