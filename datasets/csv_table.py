@@ -37,6 +37,15 @@ def read_csv_table(path, columns=None):
     assert names == ["x"] and table.tolist() == [[1.5], [2.5]]
     ```
     """
+    names, table, _ = read_numbered_table(path, columns)
+    return names, table
+
+
+def read_numbered_table(path, columns=None):
+    """What `read_csv_table` returns, and the number of each row in the file.
+
+    The names are row 1, and empty lines are counted.
+    """
     header, rows = read_csv_rows(path)
     names = list(header if columns is None else columns)
     for name in names:
@@ -52,7 +61,8 @@ def read_csv_table(path, columns=None):
         [finite_number(row[i], path, number, header[i]) for i in places]
         for number, row in rows
     ]
-    return names, np.array(table, "float64")
+    numbers = [number for number, _ in rows]
+    return names, np.array(table, "float64"), numbers
 
 
 def read_csv_rows(path):

@@ -7,7 +7,7 @@ import numpy as np
 
 from .asm1 import COMPONENTS, SND, SNH, SS, XBH, XI, XND, XS
 from .bsm1 import CONSTANT_INFLUENT
-from .csv_table import read_csv_table
+from .csv_table import read_numbered_table
 from .time_grid import off_grid
 
 WEATHERS = ("dry", "rain", "storm")
@@ -54,23 +54,23 @@ def load_influent(weather, data_dir=None):
         - [Alex et al., 2018](https://github.com/wwtmodels/Benchmark-Simulation-Models)
     """
     path = _find(weather, data_dir)
-    names, table = read_csv_table(path, ["t", *COMPONENTS, "Q"])
+    names, table, rows = read_numbered_table(path, ["t", *COMPONENTS, "Q"])
     if len(table) < 2:
         raise ValueError(f"{path} has one row only; it needs two at least.")
-    wrong = off_grid(table[:, 0], 1 / PER_DAY)
+    wrong = off_grid(table[:, 0], 1 / PER_DAY, rows)
     if wrong:
         raise ValueError(
             f"{path}, column 't': must be days, 15 minutes (1/96) apart. "
             f"Received: {wrong}"
         )
-    for row, column in np.argwhere(table[:, 1:] < 0):
+    for k, column in np.argwhere(table[:, 1:] < 0):
         raise ValueError(
-            f"{path}, row {row + 2}, column {names[column + 1]!r}: must not be "
-            f"negative. Received: {table[row, column + 1]:g}"
+            f"{path}, row {rows[k]}, column {names[column + 1]!r}: must not be "
+            f"negative. Received: {table[k, column + 1]:g}"
         )
-    for row in np.flatnonzero(table[:, -1] == 0):
+    for k in np.flatnonzero(table[:, -1] == 0):
         raise ValueError(
-            f"{path}, row {row + 2}, column 'Q': must be above 0. Received: 0"
+            f"{path}, row {rows[k]}, column 'Q': must be above 0. Received: 0"
         )
     return table[:, 1:]
 

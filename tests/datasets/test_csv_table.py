@@ -1,7 +1,7 @@
 """Tables of numbers, and what is said where they are not."""
 
 import pytest
-from orrery.datasets.csv_table import read_csv_table
+from orrery.datasets.csv_table import read_csv_table, read_numbered_table
 
 
 @pytest.fixture
@@ -21,6 +21,13 @@ def test_columns_come_in_the_order_asked_for(write):
     assert table.tolist() == [[3, 1], [6, 4]]
     names, table = read_csv_table(path)
     assert names == ["a", "b", "c"] and table.shape == (2, 3)
+
+
+def test_rows_are_counted_as_in_the_file(write):
+    path = write("a,b\n\n1,2\n3,4\n\n\n5,6\n")
+    names, table, rows = read_numbered_table(path, ["b"])
+    assert names == ["b"] and table.tolist() == [[2], [4], [6]]
+    assert rows == [3, 4, 7]
 
 
 def test_a_mark_of_byte_order_is_no_name(tmp_path):

@@ -110,6 +110,37 @@ def test_what_is_wrong_is_named(write, change, message):
         load_influent(write(*change))
 
 
+@pytest.mark.parametrize(
+    "row, column, entry, message",
+    [
+        (4, "Q", -1.0, "row 5, column 'Q': must not be negative"),
+        (4, "Q", 0.0, "row 5, column 'Q': must be above 0"),
+        (4, "t", 0.03, "column 't'.*Received: t=0.03 in row 5, where 0.0208"),
+        (4, "t", 0.0, "column 't'.*Received: t=0 in row 5 after"),
+        (5, "XS", "x", "row 6, column 'XS': must be a finite number"),
+    ],
+)
+def test_rows_are_counted_as_in_the_file(write, row, column, entry, message):
+    """An empty line is counted too, though it holds nothing."""
+    path = write(row, column, entry)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], "", *lines[2:]]))
+    with pytest.raises(ValueError, match=f"{path.name}, .*{message}"):
+        load_influent(path)
+
+
+def test_a_row_that_is_missing(tmp_path):
+    path = tmp_path / "weather.csv"
+    rows = [[k / 96, *CONSTANT_INFLUENT] for k in range(300) if k != 200]
+    path.write_text(
+        "\n".join(",".join(map(str, row)) for row in [NAMES, *rows])
+    )
+    with pytest.raises(
+        ValueError, match=r"t=2\.09375 in row 202, where 2\.083"
+    ):
+        load_influent(path)
+
+
 def test_minutes_are_no_days(tmp_path):
     path = tmp_path / "weather.csv"
     rows = [[15 * k, *CONSTANT_INFLUENT] for k in range(4)]
