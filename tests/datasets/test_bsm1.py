@@ -87,8 +87,15 @@ def test_steady_settler_is_the_published_one(steady):
 
 
 def test_steady_reactors_are_the_published_ones(steady):
+    """To one unit of the fifth digit.
+
+    Oxygen of reactor 2 alone, of which there is next to none, is off by five:
+    by 5e-9 g/m3, of which no simulator's tolerance knows.
+    """
     published = np.array([row.split() for row in REACTORS], "float64")
-    np.testing.assert_allclose(split(steady)[0].T, published, rtol=1e-4)
+    units = 10.0 ** (np.floor(np.log10(published)) - 4)
+    apart = np.abs(split(steady)[0].T - published)
+    assert (apart <= np.maximum(units, 1e-8)).all()
 
 
 def test_the_published_state_hardly_moves(plant):
