@@ -190,3 +190,19 @@ def path_operator(path, ridge=1e-6):
         ops.matmul(ops.transpose(part), before) for part in (before, after)
     )
     return ridge_solution(gram, cross, ridge)
+
+
+def nonlinearity(path):
+    """What no linear operator tells of paths.
+
+    Args:
+        path: float32 tensor `(batch, rows, k)`, rows >= 2.
+
+    Returns:
+        Float32 scalar: the mean square error of `path_operator`, over the norm
+        of all it tells.
+    """
+    before, after = path[:, :-1], path[:, 1:]
+    predicted = ops.matmul(before, ops.transpose(path_operator(path)))
+    norm = ops.sqrt(ops.sum(ops.square(predicted)) + 1e-12)
+    return ops.mean(ops.square(predicted - after)) / norm

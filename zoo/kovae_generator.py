@@ -7,7 +7,7 @@ from keras import ops
 from .._checks import check_integer, check_real
 from ..layers.kovae_decoder import KoVAEDecoder
 from ..layers.kovae_encoder import KoVAEEncoder
-from ..layers.kovae_prior import KoVAEPrior, path_operator
+from ..layers.kovae_prior import KoVAEPrior, nonlinearity
 from ..losses.gaussian_divergence import gaussian_divergence
 from .presets import Presets
 
@@ -189,18 +189,15 @@ class KoVAEGenerator(Presets, keras.Model):
             nats = ops.mean(ops.sum(divergence, axis=(1, 2)))
             self.add_loss(self.kl_weight * nats)
         if self.prediction_weight > 0:
-            self.add_loss(self.prediction_weight * _nonlinearity(path))
+            self.add_loss(self.prediction_weight * nonlinearity(path))
         return decoded
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        for tracker, loss, weight in zip(
-            self.trackers,
-            self.losses,
-            self.term_weights().values(),
-            strict=True,
-        ):
+        weights = self.term_weights().values()
+        terms = zip(self.trackers, self.losses, weights, strict=True)
+        for tracker, loss, weight in terms:
             tracker.update_state(loss / weight)
         return sum(self.losses)
 
@@ -250,11 +247,3 @@ class KoVAEGenerator(Presets, keras.Model):
 
     def build_from_config(self, config):
         self.build()
-
-
-def _nonlinearity(path):
-    """Error of the best linear operator over the norm of its prediction."""
-    before, after = path[:, :-1], path[:, 1:]
-    predicted = ops.matmul(before, ops.transpose(path_operator(path)))
-    norm = ops.sqrt(ops.sum(ops.square(predicted)) + 1e-12)
-    return ops.mean(ops.square(predicted - after)) / norm
