@@ -1,6 +1,7 @@
 """The experiment of `kovae.py --task generate`, and what is written."""
 
 import json
+import pathlib
 import sys
 
 import keras
@@ -13,31 +14,25 @@ from _command_line import (
     write_json,
 )
 from _forecast_training import KEPT, LossCurve, kept_models
+from _generation_data import IrregularBatches, load
+from _generation_report import STRICT, draw, write_report
 from _training import STATE, EpochSeconds, check_state, write_history
 from orrery.callbacks import TrainingState
-from orrery.datasets import SeriesBatches, sines, stock_windows
+from orrery.datasets import SeriesBatches, drop_values
 from orrery.metrics import discriminative_score, predictive_score
 from orrery.zoo import KoVAEGenerator
 
-SMOKE = {"series": 128, "steps": 20, "runs": 2}
-# Runs of each judge, and the width of the stricter one.
-RUNS, STRICT = 10, 32
+# Runs of each judge; and of a smoke run, with fewer steps.
+RUNS = 10
+SMOKE_RUNS, SMOKE_STEPS = 2, 20
+# The paper's weights of the loss for series with missing rows.
+IRREGULAR = {"kl_weight": 0.1, "prediction_weight": 0.0005}
 
 
 def run(arguments):
     """Train, draw new series, judge them beside real ones, write it all."""
-    name = arguments.dataset
-    series = load(arguments)
-    training = {
-        "dataset": name,
-        "epochs": arguments.epochs or 600,
-        "batch_size": arguments.batch_size,
-        "learning_rate": arguments.learning_rate or 7e-4,
-        "seed": arguments.seed,
-        "smoke": arguments.smoke,
-    }
-    if arguments.smoke:
-        training["epochs"] = 2
+    name = pathlib.Path(arguments.dataset).stem
+    series, data = load(arguments)
     if arguments.out is None:
         arguments.out = default_folder(
             f"kovae-{name}-{arguments.backend}", arguments.resume
@@ -45,35 +40,24 @@ def run(arguments):
     folder = arguments.out
     open_folder(folder)
     distribute(arguments.devices)
-    check_state(folder, training, arguments.resume)
     keras.utils.set_random_seed(arguments.seed)
-    model = KoVAEGenerator.from_preset(
-        f"kovae_{name}", load_weights=False, seed=arguments.seed
-    )
+    model = build(arguments, series)
+    settings = settings_of(arguments, data, model)
+    check_state(folder, settings, arguments.resume)
     model.build()
-    print(
-        f"Koopman autoencoder, {model.count_params():,} weights, imitates "
-        f"{len(series):,} windows of {name}, {series.shape[1]} rows of "
-        f"{series.shape[2]}: {training['epochs']} epochs of batches of "
-        f"{training['batch_size']}, backend {arguments.backend}, "
-        f"{arguments.devices} device(s); then {RUNS} runs of each judge. An "
-        "hour or two on two cores with JAX. Results go to "
-        f"{folder}.",
-        flush=True,
-    )
+    announce(arguments, series, model, settings)
     write_json(
         folder / "config.json",
         {
             "arguments": vars(arguments),
-            "settings": training,
-            "model": model.get_config(),
+            "settings": settings,
             "versions": versions(),
         },
     )
-    history = train(model, series, folder, training)
+    history = train(model, series, folder, settings)
     made = model.generate(len(series), seed=arguments.seed)
     np.savez_compressed(folder / "series.npz", made=made[:1000])
-    measured = judge(series, made, folder, arguments)
+    measured = judge(series, made, folder, settings)
     measured |= {
         "parameters": model.count_params(),
         "seconds": sum(history["seconds"]),
@@ -84,21 +68,67 @@ def run(arguments):
     print(f"\nWrote {folder}/report.md, and what it shows beside it")
 
 
-def load(arguments):
-    """Series to imitate, float32 `(N, 24, features)`."""
-    if arguments.dataset == "sines":
-        series = sines(seed=arguments.seed)
-    else:
-        series = stock_windows(data_dir=arguments.data_dir, seed=arguments.seed)
-    return series[: SMOKE["series"]] if arguments.smoke else series
+def build(arguments, series):
+    """The model that the flags name."""
+    options = {
+        "features": series.shape[-1],
+        "length": arguments.length,
+        "history": arguments.prior_history,
+        "irregular": arguments.drop > 0,
+        "seed": arguments.seed,
+    }
+    if arguments.drop > 0:
+        options |= IRREGULAR
+    preset = f"kovae_{arguments.dataset}"
+    if preset not in KoVAEGenerator.presets:
+        return KoVAEGenerator(**options)
+    return KoVAEGenerator.from_preset(preset, load_weights=False, **options)
+
+
+def settings_of(arguments, data, model):
+    """What must agree between a run and its continuation."""
+    options = model.get_config()
+    return {
+        "data": data,
+        # Keras numbers models of a process: that is none of the run's business.
+        "model": {n: options[n] for n in options if n not in ("name", "dtype")},
+        "backend": arguments.backend,
+        "drop": arguments.drop,
+        "epochs": 2 if arguments.smoke else arguments.epochs or 600,
+        "batch_size": arguments.batch_size,
+        "learning_rate": arguments.learning_rate or 7e-4,
+        "seed": arguments.seed,
+        "smoke": arguments.smoke,
+    }
+
+
+def announce(arguments, series, model, settings):
+    missing = ""
+    if arguments.drop > 0:
+        missing = f", {arguments.drop:g} of them missing"
+    print(
+        f"Koopman autoencoder, {model.count_params():,} weights, imitates "
+        f"{len(series):,} windows of {arguments.dataset}, {series.shape[1]} "
+        f"rows{missing} of {series.shape[2]}: {settings['epochs']} epochs of "
+        f"batches of {settings['batch_size']}, backend {arguments.backend}, "
+        f"{arguments.devices} device(s); then {RUNS} runs of each judge. An "
+        "hour or two on two cores with JAX. Results go to "
+        f"{arguments.out}.",
+        flush=True,
+    )
 
 
 def train(model, series, folder, config):
     """Fit the generator, resumably; the history."""
-    batches = SeriesBatches(series, config["batch_size"], config["seed"])
+    size, seed = config["batch_size"], config["seed"]
+    if config["drop"] > 0:
+        given = drop_values(series, config["drop"], seed)
+        batches = IrregularBatches(given, size, seed)
+    else:
+        batches = SeriesBatches(series, size, seed)
     model.compile(keras.optimizers.Adam(config["learning_rate"]))
     state = TrainingState(
-        folder / STATE, dataset=batches, seed=config["seed"], config=config
+        folder / STATE, dataset=batches, seed=seed, config=config
     )
     model.fit(
         batches,
@@ -108,7 +138,7 @@ def train(model, series, folder, config):
         callbacks=[
             EpochSeconds(),
             keras.callbacks.TerminateOnNaN(),
-            kept_models(folder, KEPT * 10),
+            kept_models(folder, KEPT),
             state,
             LossCurve(folder / "loss.png", state),
         ],
@@ -119,131 +149,70 @@ def train(model, series, folder, config):
     return state.history
 
 
-def judge(series, made, folder, arguments):
+def pairs(series, made):
+    """Real and other series for a judge, by kind.
+
+    `made` and `real` differ in nothing but what is judged beside one half of
+    the real series: as many made ones, or the other half. `published` is all
+    of both, as published figures have it.
+    """
+    half = len(series) // 2
+    one, other = series[:half], series[half : 2 * half]
+    return {
+        "made": (one, made[:half]),
+        "real": (one, other),
+        "published": (series, made),
+    }
+
+
+def judge(series, made, folder, config):
     """Scores of made series and of real ones, written after every run.
 
-    The real row: what a judge says of two halves of the real series, and how
-    well who learned from one half forecasts the other.
+    Beside each other stand `scores` of `made` and `real`, see `pairs`; those
+    of all series are `published`. With one feature there is none to be told
+    from the others, hence no predictive score.
     """
     path = folder / "scores.json"
-    config = {"smoke": arguments.smoke, "seed": arguments.seed}
     found = {"config": config, "runs": {}}
     if path.exists():
         found = json.loads(path.read_text("utf-8"))
-    options = {"steps": SMOKE["steps"]} if arguments.smoke else {}
-    halves = np.split(np.arange(len(series) // 2 * 2), 2)
-    pairs = {
-        "made": (series, made),
-        "real": (series[halves[0]], series[halves[1]]),
-    }
-    scores = {
+        if found["config"] != config:
+            raise ValueError(
+                f"{path} holds scores of another configuration: delete it to "
+                "judge anew"
+            )
+    options = {"steps": SMOKE_STEPS} if config["smoke"] else {}
+    judges = {
         "discriminative": (discriminative_score, {}),
         "discriminative, strict": (discriminative_score, {"units": STRICT}),
         "predictive": (predictive_score, {}),
     }
-    for seed in range(SMOKE["runs"] if arguments.smoke else RUNS):
-        for kind, pair in pairs.items():
-            for name, (function, more) in scores.items():
+    if series.shape[-1] == 1:
+        del judges["predictive"]
+    kinds = pairs(series, made)
+    for seed in range(SMOKE_RUNS if config["smoke"] else RUNS):
+        for kind, pair in kinds.items():
+            for name, (function, more) in judges.items():
                 runs = found["runs"].setdefault(f"{name}/{kind}", [])
                 if len(runs) > seed:
                     continue
                 runs.append(function(*pair, seed=seed, **more, **options))
                 write_json(path, found)
                 print(f"{name}, {kind}, run {seed + 1}: {runs[-1]:.4f}")
+    summaries = {name: _summary(runs) for name, runs in found["runs"].items()}
     return {
         "scores": {
-            key: {
-                "mean": float(np.mean(runs)),
-                "deviation": float(np.std(runs, ddof=1)),
-                "runs": len(runs),
-            }
-            for key, runs in found["runs"].items()
-        }
+            f"{name}/{kind}": summaries[f"{name}/{kind}"]
+            for kind in ("made", "real")
+            for name in judges
+        },
+        "published": {name: summaries[f"{name}/published"] for name in judges},
     }
 
 
-def draw(folder, series, made):
-    """Principal components, t-SNE and densities of real and made series."""
-    import importlib.util
-
-    for name in ("matplotlib", "sklearn"):
-        if importlib.util.find_spec(name) is None:
-            print("No pictures: pip install 'orrery[plot,science]' draws them.")
-            return
-    from matplotlib.figure import Figure
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-
-    count = min(1000, len(series), len(made))
-    chosen = np.random.default_rng(0).permutation(len(series))[:count]
-    # As in TimeGAN: the mean over features, one point a series.
-    real, ours = series[chosen].mean(axis=-1), made[:count].mean(axis=-1)
-    components = PCA(2).fit(real)
-    both = TSNE(2, perplexity=min(40, count // 3), random_state=0)
-    embedded = both.fit_transform(np.concatenate([real, ours]))
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    for axes, title, points in (
-        (left, "PCA", [components.transform(x) for x in (real, ours)]),
-        (middle, "t-SNE", np.split(embedded, 2)),
-    ):
-        for name, color, rows in zip(
-            ("real", "made"), ("black", "C0"), points, strict=True
-        ):
-            axes.scatter(*rows.T, s=6, alpha=0.3, color=color, label=name)
-        axes.set_title(title)
-    for name, color, rows in (
-        ("real", "black", series[chosen]),
-        ("made", "C0", made[:count]),
-    ):
-        right.hist(
-            rows.ravel(),
-            bins=60,
-            range=(0, 1),
-            density=True,
-            histtype="step",
-            color=color,
-            label=name,
-        )
-    right.set_title("density of all values")
-    right.legend()
-    figure.savefig(folder / "series.png", dpi=120)
-
-
-def write_report(folder):
-    """Write `report.md` from `config.json` and `metrics.json`."""
-    config, metrics = (
-        json.loads((folder / f"{name}.json").read_text("utf-8"))
-        for name in ("config", "metrics")
-    )
-    settings, scores = config["settings"], metrics["scores"]
-    runs = next(iter(scores.values()))["runs"]
-    lines = [
-        "# Koopman variational autoencoder: new series",
-        "",
-        f"Data `{settings['dataset']}`, {settings['epochs']} epochs, seed "
-        f"{settings['seed']}, backend {config['arguments']['backend']}, "
-        f"{metrics['parameters']:,} weights, {metrics['seconds']:.0f} s.",
-        "",
-        f"    python {config['versions']['command']}",
-        "",
-        f"Mean and standard deviation of {runs} runs of each judge on one "
-        "trained model. `real` is the same score of two halves of the real "
-        "series: what is not above it cannot be told from real. The standard "
-        f"judge has two or three units, the strict one {STRICT}.",
-        "",
-        "| score | made | real |",
-        "|---|---|---|",
-    ]
-    for name in ("discriminative", "discriminative, strict", "predictive"):
-        cells = [
-            f"{scores[f'{name}/{kind}']['mean']:.4f} ± "
-            f"{scores[f'{name}/{kind}']['deviation']:.4f}"
-            for kind in ("made", "real")
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", "## Pictures", ""]
-    for name in ("series.png", "loss.png"):
-        if (folder / name).exists():
-            lines.append(f"![{name}]({name})")
-    (folder / "report.md").write_text("\n".join(lines) + "\n", "utf-8")
+def _summary(runs):
+    return {
+        "mean": float(np.mean(runs)),
+        "deviation": float(np.std(runs, ddof=1)),
+        "runs": len(runs),
+    }

@@ -4,6 +4,7 @@
     python recipes/kovae.py --size full --weather recorded
     python recipes/kovae.py --dataset my.csv --controls valve
     python recipes/kovae.py --dataset sines              # generation
+    python recipes/kovae.py --dataset my.csv --task generate --length 48
     python recipes/kovae.py --preset effective           # the report's model
 
 The plant is simulated once and kept. A forecaster is judged beside persistence
@@ -14,6 +15,10 @@ beside real series. Numbers, pictures and `report.md` are left in `--out`.
 import _command_line
 
 GENERATED = ("sines", "stocks")
+# Flags of one task alone.
+TO_GENERATE = ("prior_history", "drop", "length")
+TO_FORECAST = ("koopman", "decoder", "controls", "disturbances", "unit")
+TO_FORECAST += ("history", "horizon", "preset")
 
 
 def command_line(argv=None):
@@ -24,8 +29,8 @@ def command_line(argv=None):
     add(
         "--dataset",
         default="bsm1",
-        help="bsm1, the wastewater plant; sines or stocks, windows of 24 rows "
-        "to imitate; or the path of a .csv file with one row a time",
+        help="bsm1, the wastewater plant; sines or stocks, windows to imitate; "
+        "or the path of a .csv file with one row a time",
     )
     add(
         "--task",
@@ -58,30 +63,51 @@ def command_line(argv=None):
         "what is larger; 600 to generate)",
     )
     add("--learning-rate", type=float, help="the highest, for the preset's")
+    add(
+        "--prior-history",
+        default="prior",
+        choices=("prior", "posterior"),
+        help="to generate: what the divergence takes as the past, a path that "
+        "the prior draws, as the paper's code has it, or the encoded one, "
+        "which makes the loss an evidence lower bound",
+    )
+    add(
+        "--drop",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="to generate: irregular sampling, the share of all rows that are "
+        "dropped at random",
+    )
+    add("--length", type=int, default=24, help="to generate: rows of a window")
     _forecast_flags.add_flags(flags)
     flags.set_defaults(batch_size=None)
     arguments = _command_line.parse(flags, argv)
-    generates = arguments.dataset in GENERATED
+    imitated = arguments.dataset in GENERATED
+    if arguments.task is None:
+        arguments.task = "generate" if imitated else "forecast"
+    generates = arguments.task == "generate"
     if arguments.batch_size is None:
         arguments.batch_size = 64 if generates else 256
-    if arguments.task is None:
-        arguments.task = "generate" if generates else "forecast"
-    if generates != (arguments.task == "generate"):
+    if imitated > generates or (generates and arguments.dataset == "bsm1"):
         flags.error(
             f"--task {arguments.task} does not fit --dataset "
-            f"{arguments.dataset}: sines and stocks are imitated, all else "
-            "is forecast"
+            f"{arguments.dataset}: sines and stocks are imitated, the plant is "
+            "forecast, a .csv file either"
         )
     _forecast_flags.check_flags(flags, arguments)
-    if arguments.preset == "effective" or generates:
-        for name in ("koopman", "decoder"):
-            if getattr(arguments, name) is not None:
-                flags.error(
-                    f"--{name} has no effect with --preset "
-                    f"{arguments.preset} --task {arguments.task}"
-                )
-    if generates and arguments.preset != "new":
-        flags.error(f"--preset {arguments.preset} has no effect with generate")
+    without = TO_FORECAST if generates else TO_GENERATE
+    mode = f"--task {arguments.task}"
+    if arguments.preset == "effective" and not generates:
+        without += ("koopman", "decoder")
+        mode += " --preset effective"
+    for name in without:
+        if getattr(arguments, name) != flags.get_default(name):
+            flags.error(f"--{name.replace('_', '-')} has no effect with {mode}")
+    if not 0 <= arguments.drop < 1:
+        flags.error(f"--drop must be in [0, 1); got {arguments.drop}")
+    if arguments.length < 2:
+        flags.error(f"--length must be at least 2; got {arguments.length}")
     if arguments.epochs is not None and arguments.epochs < 1:
         flags.error(f"--epochs must be at least 1; got {arguments.epochs}")
     return arguments
