@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 
 from .._checks import check_integer, check_real
+from .corpus import file_sha256
 from .csv_table import read_csv_table
 from .series import Episode, SeriesData
 from .time_grid import off_grid
@@ -222,7 +223,11 @@ def read_series(path, controls=(), disturbances=(), time=None, unit="h"):
         disturbances=disturbances,
         step=step * UNITS[unit],
         splits=splits,
-        metadata={"file": pathlib.Path(path).name, "rows": len(table)},
+        metadata={
+            "file": pathlib.Path(path).name,
+            "sha256": file_sha256(path),
+            "rows": len(table),
+        },
     )
 
 

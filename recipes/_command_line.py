@@ -17,7 +17,7 @@ BACKENDS = {
 
 
 # What bad input and a diverging run raise; anything else is a fault of ours.
-EXPECTED = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
+EXPECTED = (ValueError, TypeError, OSError, ImportError, ArithmeticError)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

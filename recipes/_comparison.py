@@ -13,7 +13,7 @@ from _command_line import (
 )
 from _comparison_report import write_report
 from _forecast_arms import LEARNED, LINEAR, MAIN, build
-from _forecast_data import load, widths
+from _forecast_data import identity, load, widths
 from _forecast_scores import (
     inputs_of,
     intervals,
@@ -45,7 +45,8 @@ def run(arguments):
     open_folder(folder)
     distribute(arguments.devices)
     settings = {
-        "data": {**data.metadata, "name": data.name, "step": data.step},
+        "data": identity(data),
+        "backend": arguments.backend,
         "history": arguments.history,
         "horizon": arguments.horizon,
         "steps": SMOKE_STEPS if arguments.smoke else arguments.steps,
@@ -68,6 +69,7 @@ def run(arguments):
             "arguments": vars(arguments),
             "settings": settings,
             "arms": list(arms),
+            "seeds": list(seeds),
             "versions": versions(),
         },
     )

@@ -26,7 +26,8 @@ def write_report(folder, data, splits):
     cells = {}
     for path in sorted((folder / "cells").glob("*.json")):
         cell = json.loads(path.read_text("utf-8"))
-        cells.setdefault(cell["arm"], {})[cell["seed"]] = cell
+        if cell["seed"] in config["seeds"]:
+            cells.setdefault(cell["arm"], {})[cell["seed"]] = cell
     cells = {arm: cells[arm] for arm in config["arms"] if arm in cells}
     rows = table(cells)
     path = folder / "comparison.csv"

@@ -17,17 +17,19 @@ def load(arguments):
             arguments.unit,
         )
 
-    def progress(done, count):
-        end = "\n" if done == count else ""
-        print(f"\rSimulating the plant: {done} of {count}", end=end, flush=True)
-
     return load_plant_data(
         arguments.sensors,
         arguments.size,
         arguments.weather,
         data_dir=arguments.data_dir,
-        progress=progress,
+        progress=simulated,
     )
+
+
+def simulated(done, count):
+    """Say how many episodes there are by now."""
+    end = "\n" if done == count else ""
+    print(f"\rSimulating the plant: {done} of {count}", end=end, flush=True)
 
 
 def without_controls(data):
@@ -39,6 +41,18 @@ def without_controls(data):
         for split, part in data.splits.items()
     }
     return dataclasses.replace(data, controls=(), splits=splits)
+
+
+def identity(data):
+    """What two runs on the same data agree in, a JSON-plain dict."""
+    return {
+        **data.metadata,
+        "name": data.name,
+        "observed": list(data.observed),
+        "controls": list(data.controls),
+        "disturbances": list(data.disturbances),
+        "step": data.step,
+    }
 
 
 def widths(data):

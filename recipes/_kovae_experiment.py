@@ -9,7 +9,8 @@ from _command_line import (
     versions,
     write_json,
 )
-from _forecast_data import load, widths, without_controls
+from _forecast_arms import LINEAR
+from _forecast_data import identity, load, widths, without_controls
 from _forecast_scores import (
     SAMPLES,
     inputs_of,
@@ -23,7 +24,7 @@ from _kovae_presets import MODELS, TRAINING
 from _kovae_report import write_report
 from _training import check_state
 from orrery.zoo import KoVAE
-from orrery.zoo.linear_forecasters import Persistence, RidgeForecaster
+from orrery.zoo.linear_forecasters import Persistence
 
 
 def run(arguments):
@@ -32,16 +33,16 @@ def run(arguments):
     if arguments.preset == "old" and data.controls:
         print(f"--preset old does not see what is set: {data.controls}")
         data = without_controls(data)
-    settings = settings_of(arguments)
     if arguments.out is None:
         name = f"kovae-{data.name}-{arguments.backend}"
         arguments.out = default_folder(name, arguments.resume)
     folder = arguments.out
     open_folder(folder)
     distribute(arguments.devices)
-    check_state(folder, settings, arguments.resume)
     keras.utils.set_random_seed(arguments.seed)
     model = build(arguments, data)
+    settings = settings_of(arguments, data, model)
+    check_state(folder, settings, arguments.resume)
     model.build()
     announce(arguments, data, model, settings)
     write_json(
@@ -49,8 +50,6 @@ def run(arguments):
         {
             "arguments": vars(arguments),
             "settings": settings,
-            "data": {**data.metadata, "name": data.name, "step": data.step},
-            "model": model.get_config(),
             "versions": versions(),
         },
     )
@@ -60,7 +59,7 @@ def run(arguments):
     print(f"\nWrote {folder}/report.md, and what it shows beside it")
 
 
-def settings_of(arguments):
+def settings_of(arguments, data, model):
     """What must agree between a run and its continuation."""
     training = dict(TRAINING[arguments.preset])
     if arguments.learning_rate is not None:
@@ -69,8 +68,11 @@ def settings_of(arguments):
     if epochs is None:
         small = arguments.dataset == "bsm1" and arguments.size == "small"
         epochs = 100 if small else 401
+    options = model.get_config()
     return {
-        "dataset": str(arguments.dataset),
+        "data": identity(data),
+        "model": {n: options[n] for n in options if n not in ("name", "dtype")},
+        "backend": arguments.backend,
         "preset": arguments.preset,
         "epochs": 2 if arguments.smoke else epochs,
         "batch_size": arguments.batch_size,
@@ -91,6 +93,13 @@ def build(arguments, data):
     for name in ("koopman", "decoder"):
         if getattr(arguments, name) is not None:
             options[name] = getattr(arguments, name)
+    if options.get("koopman") != "soft":
+        for name in ("gamma", "margin"):
+            if options.pop(name, None) is not None:
+                print(
+                    f"--koopman {options['koopman']} has no penalty: {name} of "
+                    f"the preset {arguments.preset} is left out"
+                )
     return KoVAE(*size[0], *size[1:], seed=arguments.seed, **options)
 
 
@@ -118,7 +127,7 @@ def judge(model, data, arguments, folder, history):
     splits = split_windows(data, *size, limit)
     models = {
         "KoVAE": model,
-        "ridge": RidgeForecaster().fit(data, *size),
+        "ridge": LINEAR["ridge"]().fit(data, *size),
         "persistence": Persistence().fit(data, *size),
     }
     measured = {

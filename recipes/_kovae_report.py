@@ -25,7 +25,7 @@ def write_report(folder):
     lines = [
         "# Koopman variational autoencoder",
         "",
-        f"Data `{config['data']['name']}`, preset `{settings['preset']}`, "
+        f"Data `{settings['data']['name']}`, preset `{settings['preset']}`, "
         f"{settings['epochs']} epochs, seed {settings['seed']}, backend "
         f"{arguments['backend']}, {metrics['parameters']:,} weights, "
         f"{metrics['seconds']:.0f} s. One seed: differences may be noise.",

@@ -2,12 +2,12 @@
 
 import time
 
-import _forecast_arms
 import keras
 import numpy as np
 import orrery
 from _command_line import default_folder, open_folder, versions, write_json
 from _comparison import train
+from _forecast_data import simulated
 from _forecast_pictures import possible
 from orrery.datasets import (
     BSM1Plant,
@@ -44,6 +44,8 @@ def run(arguments):
         )
     folder = arguments.out
     open_folder(folder)
+    if (folder / "config.json").exists():
+        raise SystemExit(f"{folder} holds a run already: choose another --out")
     if arguments.smoke:
         arguments.days, arguments.steps = 1.0, 2
     weather = weather_of(arguments)
@@ -118,7 +120,11 @@ def model_of(arguments, folder):
         return orrery.load(arguments.model)
     weather = "recorded" if arguments.size == "full" else "generated"
     data = load_plant_data(
-        "control", arguments.size, weather, data_dir=arguments.data_dir
+        "control",
+        arguments.size,
+        weather,
+        data_dir=arguments.data_dir,
+        progress=simulated,
     )
     settings = {
         "history": HISTORY,
@@ -127,10 +133,10 @@ def model_of(arguments, folder):
         "batch_size": arguments.batch_size,
         "learning_rate": 2e-3,
     }
-    name = "KoVAE, linear decoder"
-    assert name in _forecast_arms.LEARNED
     keras.utils.set_random_seed(arguments.seed)
-    model, terms = train(name, arguments.seed, data, settings)
+    model, terms = train(
+        "KoVAE, linear decoder", arguments.seed, data, settings
+    )
     print(f"Trained: forecast error {terms['forecast']:.4f}", flush=True)
     model.save(folder / "model.keras")
     return model

@@ -36,6 +36,11 @@ def command_line(argv=None):
     if arguments.dataset in ("sines", "stocks"):
         flags.error("--dataset must be bsm1 or the path of a .csv file")
     _forecast_flags.check_flags(flags, arguments)
+    if arguments.history < 2:
+        flags.error(
+            "--history must be at least 2, for what disturbs is held at the "
+            f"row before the last; got {arguments.history}"
+        )
     if arguments.seed:
         flags.error("--seed has no effect: seeds count from 0; see --seeds")
     for name, least in (("steps", 1), ("seeds", 2)):

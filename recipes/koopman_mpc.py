@@ -70,9 +70,18 @@ def command_line(argv=None):
     if not 1 <= arguments.days <= 14:
         flags.error(f"--days must be in [1, 14]; got {arguments.days}")
     if arguments.model is not None:
-        for name in ("size", "steps"):
+        for name in ("size", "steps", "batch_size", "seed"):
             if getattr(arguments, name) != flags.get_default(name):
-                flags.error(f"--{name} has no effect with --model")
+                flag = name.replace("_", "-")
+                flags.error(f"--{flag} has no effect with --model")
+    if "mpc" not in arguments.controllers:
+        names = ("model", "size", "steps", "price", "change", "foresight")
+        for name in (*names, "batch_size", "seed"):
+            if getattr(arguments, name) != flags.get_default(name):
+                flag = name.replace("_", "-")
+                flags.error(f"--{flag} has no effect without --controllers mpc")
+    if arguments.devices > 1:
+        flags.error("--devices has no effect: training takes minutes on one")
     if arguments.resume:
         flags.error("--resume has no effect: give the trained --model")
     return arguments

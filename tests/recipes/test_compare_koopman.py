@@ -108,10 +108,20 @@ def test_what_is_there_is_not_made_again(run, recipe, table):
         )
 
 
-def test_another_comparison_is_refused(run, recipe, table, capsys):
-    other = (*flags(table), "--learning-rate", 0.1, "--out", run, "--resume")
-    with pytest.raises(SystemExit, match="other learning_rate"):
-        recipe("compare_koopman", *other)
+def test_another_comparison_is_refused(run, recipe, table):
+    for other, named in (
+        (("--learning-rate", 0.1), "learning_rate"),
+        (("--disturbances", "flow", "leak"), "data"),
+    ):
+        with pytest.raises(SystemExit, match=f"other {named}"):
+            recipe(
+                "compare_koopman",
+                *flags(table),
+                *other,
+                "--out",
+                run,
+                "--resume",
+            )
 
 
 @pytest.mark.parametrize(
@@ -120,6 +130,7 @@ def test_another_comparison_is_refused(run, recipe, table, capsys):
         (("--seeds", 1), "--seeds must be at least 2"),
         (("--dataset", "sines"), "--dataset must be"),
         (("--seed", 3), "--seed has no effect"),
+        (("--history", 1), "--history must be at least 2"),
     ],
 )
 def test_bad_flags(recipe, capsys, given, message):
@@ -144,6 +155,8 @@ def test_a_plant_under_control(recipe, tmp_path, capsys):
         (("--days", 0.5), "--days must be"),
         (("--model", "x", "--steps", 3), "--steps has no effect"),
         (("--price", 0), "--price must be"),
+        (("--model", "x", "--seed", 3), "--seed has no effect"),
+        (("--controllers", "pi", "--foresight"), "--foresight has no"),
     ):
         with pytest.raises(SystemExit):
             recipe("koopman_mpc", *given)

@@ -66,7 +66,7 @@ def test_leaves_everything_it_promises(run):
     for name in (*names, "model.keras", "state.npz"):
         assert (run / name).stat().st_size > 0, name
     config = json.loads((run / "config.json").read_text())
-    assert config["data"]["step"] == 0.25
+    assert config["settings"]["data"]["step"] == 0.25
     metrics = json.loads((run / "metrics.json").read_text())
     assert list(metrics["scores"]) == ["KoVAE", "ridge", "persistence"]
     for scores in metrics["scores"].values():
@@ -85,6 +85,23 @@ def test_draws_pictures(run):
     for name in ("forecast", "errors", "spectrum", "loss"):
         assert (run / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
         assert f"{name}.png" in (run / "report.md").read_text()
+
+
+@pytest.mark.one_backend("torch")
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (("--koopman", "free"), "model.koopman"),
+        (("--history", 5), "model.history"),
+        (("--disturbances", "flow"), "data.disturbances"),
+        (("--seed", 1), "seed"),
+    ],
+)
+def test_another_run_is_not_continued(main, table, run, other, named):
+    flags = ("--dataset", table, *FLAGS, "--time", "minute", "--unit", "min")
+    flags += ("--preset", "lean", "--smoke", "--out", run, "--resume")
+    with pytest.raises(SystemExit, match=named):
+        main(*flags, *other)
 
 
 @pytest.mark.one_backend("torch")
@@ -109,6 +126,8 @@ def test_resumes_after_a_kill(main, table, tmp_path, capsys):
     finally:
         process.kill()
         process.wait()
+    with np.load(parts / "state.npz") as state:
+        assert json.loads(str(state["meta"]))["epoch"] < 12
     said = refused(main, capsys, *flags, "--out", parts)
     assert "--resume" in said
     main(*flags, "--out", parts, "--resume")
@@ -132,7 +151,8 @@ def test_the_reports_presets_run(main, table, tmp_path, preset):
     main(*flags, "--preset", preset, "--smoke", "--out", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["settings"]["clip_norm"] == {"old": 1, "effective": 5}[preset]
-    assert config["model"]["control_dim"] == (preset == "effective")
+    sizes = config["settings"]["model"]
+    assert sizes["control_dim"] == (preset == "effective")
 
 
 @pytest.mark.one_backend("jax")
