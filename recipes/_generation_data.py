@@ -1,5 +1,6 @@
 """The series that `kovae.py --task generate` imitates."""
 
+import hashlib
 import pathlib
 
 import numpy as np
@@ -37,6 +38,7 @@ def load(arguments):
         series = sines(length=length, seed=seed)
     elif arguments.dataset == "stocks":
         series = stock_windows(length, arguments.data_dir, seed)
+        data["sha256"] = hashlib.sha256(series.tobytes()).hexdigest()
     else:
         series, told = table_windows(
             arguments.dataset, length, arguments.time, seed

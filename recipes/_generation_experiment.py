@@ -105,11 +105,11 @@ def settings_of(arguments, data, model):
 def announce(arguments, series, model, settings):
     missing = ""
     if arguments.drop > 0:
-        missing = f", {arguments.drop:g} of them missing"
+        missing = f", {arguments.drop:g} of all rows missing"
     print(
         f"Koopman autoencoder, {model.count_params():,} weights, imitates "
         f"{len(series):,} windows of {arguments.dataset}, {series.shape[1]} "
-        f"rows{missing} of {series.shape[2]}: {settings['epochs']} epochs of "
+        f"rows of {series.shape[2]}{missing}: {settings['epochs']} epochs of "
         f"batches of {settings['batch_size']}, backend {arguments.backend}, "
         f"{arguments.devices} device(s); then {RUNS} runs of each judge. An "
         "hour or two on two cores with JAX. Results go to "

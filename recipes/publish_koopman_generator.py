@@ -35,7 +35,7 @@ ROWS = {
 def main():
     arguments, config, metrics = _publishing.arguments(__doc__.splitlines()[0])
     data = config["settings"]["data"]
-    if data["name"] not in SOURCES or "sha256" in data:
+    if data["name"] not in SOURCES or "columns" in data:
         raise SystemExit(
             f"Only generators of {' and '.join(SOURCES)} are published, whose "
             f"data anybody may have. Received: {data['name']}"

@@ -1,5 +1,6 @@
 """The recipe of Koopman autoencoders that make series, and their publisher."""
 
+import argparse
 import csv
 import importlib
 import json
@@ -131,6 +132,22 @@ def test_windows_of_a_table(table):
     assert len(np.unique(windows[:, 0, 1])) > 50
     with pytest.raises(ValueError, match="too short"):
         data.table_windows(table, ROWS - 5, time="hour")
+
+
+def test_another_file_of_stocks_is_other_data(tmp_path):
+    data = importlib.import_module("_generation_data")
+    (tmp_path / "stocks").mkdir()
+    told = []
+    for last in (9.0, 8.0):
+        rows = np.column_stack([np.arange(30.0), np.arange(30.0) ** 2])
+        rows[-1, 1] = last
+        lines = [f"{one},{two}" for one, two in rows]
+        path = tmp_path / "stocks" / "stock_data.csv"
+        path.write_text("\n".join(["open,close", *lines]) + "\n")
+        flags = {"dataset": "stocks", "length": 4, "seed": 0}
+        flags |= {"data_dir": tmp_path, "smoke": False}
+        told.append(data.load(argparse.Namespace(**flags))[1])
+    assert told[0] != told[1]
 
 
 def test_made_and_real_are_judged_alike(experiment):
