@@ -23,7 +23,8 @@ from _forecast_scores import (
 )
 from orrery.datasets import ForecastWindows
 from orrery.optimizers import adamw_cosine
-from orrery.zoo import KoVAE
+from orrery.zoo import KoVAE, MamKO
+from orrery.zoo.legacy.kovae import EffectiveKoVAE, published_optimizer
 
 SMOKE_STEPS, SMOKE_WINDOWS = 2, 32
 
@@ -134,7 +135,7 @@ def announce(arguments, data, settings, arms, seeds):
 
 def measure(arm, seed, data, splits, settings, folder):
     """Train one arm and score it on every split, a JSON-plain dict."""
-    size = settings["history"], settings["horizon"]
+    size, test = (settings["history"], settings["horizon"]), splits["test"]
     start = time.perf_counter()
     if arm in LINEAR:
         model, parameters, loss = LINEAR[arm]().fit(data, *size), None, None
@@ -168,6 +169,12 @@ def measure(arm, seed, data, splits, settings, folder):
         if data.splits.get("valid"):
             found["intervals"] = intervals(model, data, splits, size)
         modes = model.spectrum(data.step)
+    elif isinstance(model, MamKO):
+        some = {n: rows[:: len(rows) // 64 + 1] for n, rows in test.items()}
+        modes = model.spectrum(data.step, inputs_of(some, size[0]))
+    else:
+        modes = {}
+    if modes:
         found["spectrum"] = {n: x.tolist() for n, x in modes.items()}
     if seed == 0 and arm in LEARNED:
         (folder / "models").mkdir(exist_ok=True)
@@ -185,7 +192,13 @@ def train(arm, seed, data, settings):
     windows = ForecastWindows(
         data, "train", *size, batch_size=settings["batch_size"], seed=seed
     )
-    model.compile(adamw_cosine(steps, settings["learning_rate"], clip_norm=2.0))
+    if isinstance(model, EffectiveKoVAE):
+        optimizer = published_optimizer(len(windows))
+    else:
+        optimizer = adamw_cosine(
+            steps, settings["learning_rate"], clip_norm=2.0
+        )
+    model.compile(optimizer)
     epochs, rest = divmod(steps, len(windows))
     history = None
     for first, count, length in (

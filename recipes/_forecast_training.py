@@ -9,6 +9,7 @@ from _training import STATE, EpochSeconds, check_state, write_history
 from orrery.callbacks import TrainingState
 from orrery.datasets import ForecastWindows
 from orrery.optimizers import adamw_cosine
+from orrery.zoo.legacy.kovae import EffectiveKoVAE, published_optimizer
 
 # Batches of an epoch at most, so that it ends in time to be seen.
 BATCHES = 42
@@ -66,8 +67,9 @@ def train(model, data, folder, config, resume=False, keep=True):
         folder: path, receives `state.npz`, `history.csv`, `model.keras`,
             `loss.png`, and every ten epochs `checkpoints/epoch_0010.keras`.
         config: dict, what must agree between a run and its continuation: of it
-            are used `epochs`, `batch_size`, `learning_rate`, `warmup`, `final`
-            and `clip_norm` (see `adamw_cosine`), `seed`, and `smoke`.
+            are used `epochs`, `batch_size`, `seed`, `smoke`, and, but for the
+            report's own model, `learning_rate`, `warmup`, `final` and
+            `clip_norm` (see `adamw_cosine`).
         resume: bool, whether to continue from `state.npz`.
         keep: bool, whether models on the way are kept.
 
@@ -81,15 +83,18 @@ def train(model, data, folder, config, resume=False, keep=True):
     valid = None
     if data.splits.get("valid"):
         valid = batches(data, "valid", model, config)
-    model.compile(
-        adamw_cosine(
-            config["epochs"] * len(windows),
-            config["learning_rate"],
-            warmup=config["warmup"],
-            final=config["final"],
-            clip_norm=config["clip_norm"],
+    if isinstance(model, EffectiveKoVAE):
+        model.compile(published_optimizer(len(windows)))
+    else:
+        model.compile(
+            adamw_cosine(
+                config["epochs"] * len(windows),
+                config["learning_rate"],
+                warmup=config["warmup"],
+                final=config["final"],
+                clip_norm=config["clip_norm"],
+            )
         )
-    )
     state = TrainingState(
         folder / STATE, dataset=windows, seed=config["seed"], config=config
     )

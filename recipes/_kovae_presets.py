@@ -42,5 +42,6 @@ TRAINING = {
     },
     "new": {"learning_rate": 1e-3, "clip_norm": 2.0, **CONSTANT},
     "old": {"learning_rate": 1e-3, "clip_norm": 1.0, **CONSTANT},
-    "effective": {"learning_rate": 1e-4, "clip_norm": 5.0, **CONSTANT},
+    # As published: `orrery.zoo.legacy.kovae.published_optimizer`.
+    "effective": {},
 }

@@ -108,6 +108,8 @@ def command_line(argv=None):
         flags.error(f"--drop must be in [0, 1); got {arguments.drop}")
     if arguments.length < 2:
         flags.error(f"--length must be at least 2; got {arguments.length}")
+    if arguments.preset == "effective" and arguments.learning_rate is not None:
+        flags.error("--learning-rate has no effect with --preset effective")
     if arguments.epochs is not None and arguments.epochs < 1:
         flags.error(f"--epochs must be at least 1; got {arguments.epochs}")
     return arguments

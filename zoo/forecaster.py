@@ -334,6 +334,13 @@ def beside_the_past(past, u, d):
 
 def _filled(past):
     """NaN replaced by the last value seen, at the beginning by the next."""
+    if np.isinf(past).any():
+        window, row, column = np.argwhere(np.isinf(past))[0]
+        raise ValueError(
+            "`last_rows` must be finite, or NaN where a sensor did not answer. "
+            f"Received: {past[window, row, column]} in window {window}, row "
+            f"{row}, column {column}"
+        )
     missing = np.isnan(past)
     if not missing.any():
         return past

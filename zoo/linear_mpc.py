@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .._checks import check_integer
+from .._checks import check_integer, check_real
 
 
 class LinearMPC:
@@ -72,12 +72,17 @@ class LinearMPC:
             np.zeros(width) if x is None else np.asarray(x, "float64")
             for x in (cost, effort, change)
         )
+        if self.cost.shape != (width,):
+            raise ValueError(
+                f"`cost` must be {width} numbers. Received: {cost}"
+            )
         for name, x in (("effort", self.effort), ("change", self.change)):
             if x.shape != (width,) or (x < 0).any():
                 raise ValueError(
                     f"`{name}` must be {width} numbers of at least 0. "
                     f"Received: {x}"
                 )
+        check_real("slack_weight", slack_weight, "above 0", lambda x: x > 0)
         self.tracking = tracking
         self.limits = limits
         self._osqp, self._solution = osqp, None
@@ -119,6 +124,12 @@ class LinearMPC:
                 f"({steps} X, {steps * width}). Received: {free.shape} and "
                 f"{gain.shape}"
             )
+        for name, x in (("tracking", self.tracking), ("limits", self.limits)):
+            if x is not None and np.shape(x) != (outputs,):
+                raise ValueError(
+                    f"`{name}` must be {outputs} numbers, one an output. "
+                    f"Received: {x}"
+                )
         quadratic, linear = self._objective(
             free, gain, last, output_cost, reference
         )

@@ -1,6 +1,7 @@
 """A selective Koopman operator as a forecaster."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from ..layers.selective_koopman import SelectiveKoopman
@@ -88,6 +89,38 @@ class MamKO(Forecaster):
     def ahead(self, past, u, d, future, training):
         forecast = ops.cast(self.operator(past, u, d), "float32")
         return forecast + past[:, -1:] if self.skip == "last" else forecast
+
+    def spectrum(self, step, inputs):
+        """Modes of the dynamics that these windows choose, the slowest first.
+
+        Args:
+            step: float > 0, hours between two rows.
+            inputs: dict of arrays, as in a call (`inputs_of` makes it).
+
+        Returns:
+            A dict of float arrays `(k,)`: `modulus`, the geometric mean over
+            windows and steps; `time_constant`, hours in which a mode falls to
+            1/e (negative: it grows); and `period`, infinite, for no mode
+            swings.
+        """
+        rows = {
+            group: self._scaled(group, inputs.get(name))
+            for group, name in (
+                ("observed", "past"),
+                ("controls", "controls"),
+                ("disturbances", "disturbances"),
+            )
+        }
+        diagonals = ops.convert_to_numpy(
+            self.operator.operators(*rows.values())[1]
+        )
+        rates = -np.sort(-np.log(diagonals).mean(axis=(0, 1)))
+        with np.errstate(divide="ignore"):
+            return {
+                "modulus": np.exp(rates),
+                "time_constant": -step / rates,
+                "period": np.full(len(rates), np.inf),
+            }
 
     def get_config(self):
         return {**super().get_config(), **self.options}

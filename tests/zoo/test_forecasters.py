@@ -104,6 +104,19 @@ def test_a_file_keeps_everything(name, tmp_path):
     assert loaded.get_config() == model.get_config()
 
 
+def test_modes_of_mamko_are_those_its_windows_choose():
+    model = make("mamko stable")
+    modes = model.spectrum(0.25, INPUTS)
+    assert (np.diff(modes["modulus"]) <= 0).all() and np.isinf(
+        modes["period"]
+    ).all()
+    np.testing.assert_allclose(
+        modes["modulus"], np.exp(-0.25 / modes["time_constant"]), rtol=1e-5
+    )
+    model.operator.alpha.assign(np.full(6, -40.0))  # Rates near zero.
+    assert model.spectrum(0.25, INPUTS)["modulus"].min() > 1 - 1e-6
+
+
 def test_mamko_is_affine_in_the_controls_to_come():
     model = make("mamko")
     one, two, both = ({n: x.copy() for n, x in INPUTS.items()} for _ in "123")

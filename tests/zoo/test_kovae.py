@@ -402,6 +402,7 @@ def test_bad_rows():
         ((rows[1:],), "`last_rows`"),
         ((rows, np.zeros((H - 1, M))), "`future_controls`"),
         ((rows, np.full((H, M), np.nan)), "finite"),
+        ((np.full_like(rows, np.inf),), "window 0, row 0, column 0"),
     ):
         with pytest.raises(ValueError, match=message):
             model.forecast(*arguments)

@@ -88,11 +88,19 @@ def test_limits_of_outputs_are_soft():
         (lambda: LinearMPC(2, [2.0], [1.0]), "`low`"),
         (lambda: LinearMPC(2, [0.0], [1.0], effort=[-1.0]), "`effort`"),
         (lambda: LinearMPC(2, [0.0], [1.0], change=[1.0, 2.0]), "`change`"),
+        (lambda: LinearMPC(2, [0.0], [1.0], cost=[1.0, 2.0]), "`cost`"),
+        (lambda: LinearMPC(2, [0.0], [1.0], slack_weight=0), "`slack_weight`"),
         (
             lambda: LinearMPC(2, [0.0], [1.0]).solve(
                 np.zeros((3, 1)), np.eye(3)
             ),
             "`free`",
+        ),
+        (
+            lambda: LinearMPC(1, [0.0], [1.0], limits=[1.0, 2.0]).solve(
+                np.zeros((1, 1)), np.eye(1)
+            ),
+            "`limits`",
         ),
     ],
 )

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 from orrery.datasets import Episode, ForecastWindows, SeriesData
-from orrery.zoo.legacy.kovae import EffectiveKoVAE
+from orrery.zoo.legacy.kovae import EffectiveKoVAE, published_optimizer
 
 L, H = 6, 4
 RNG = np.random.default_rng(0)
@@ -55,3 +55,16 @@ def test_controls_to_come_are_ignored():
     model = make()
     one, two = (model.predict(inputs, verbose=0) for _ in range(2))
     assert np.abs(one - two).max() > 1e-3
+
+
+def test_the_rate_is_lowest_halfway():
+    """And back where it was at the end, for it is stepped twice an epoch."""
+    optimizer = published_optimizer(steps_per_epoch=42)
+    schedule = optimizer.get_config()["learning_rate"]
+    assert schedule["config"] == {"steps_per_epoch": 42}
+    rates = [float(optimizer._learning_rate(42 * e + 41)) for e in range(402)]
+    assert np.argmin(rates) in (200, 201)
+    np.testing.assert_allclose(
+        [rates[0], rates[200], rates[401]], [1e-4, 1e-5, 1e-4], rtol=1e-3
+    )
+    assert optimizer.weight_decay == 1e-3 and optimizer.global_clipnorm == 5.0
