@@ -7,7 +7,7 @@ import numpy as np
 
 from .._checks import check_integer, check_real
 from .corpus import file_sha256
-from .csv_table import read_csv_table
+from .csv_table import read_csv_table, read_numbered_table
 from .series import Episode, SeriesData
 from .time_grid import off_grid
 
@@ -176,7 +176,7 @@ def read_series(path, controls=(), disturbances=(), time=None, unit="h"):
         raise ValueError(
             f"`unit` must be one of {tuple(UNITS)}. Received: unit={unit!r}"
         )
-    names, table = read_csv_table(path)
+    names, table, numbers = read_numbered_table(path)
     controls, disturbances = tuple(controls), tuple(disturbances)
     apart = (*controls, *disturbances, *(() if time is None else (time,)))
     for name in apart:
@@ -191,7 +191,7 @@ def read_series(path, controls=(), disturbances=(), time=None, unit="h"):
     columns = dict(zip(names, table.T, strict=True))
     step = 1.0
     if time is not None:
-        step = _step(path, time, columns[time])
+        step = _step(path, time, columns[time], numbers)
 
     def stack(chosen, rows):
         part = [columns[name][rows] for name in chosen]
@@ -231,9 +231,9 @@ def read_series(path, controls=(), disturbances=(), time=None, unit="h"):
     )
 
 
-def _step(path, name, times):
+def _step(path, name, times, rows):
     step = (times[-1] - times[0]) / max(1, len(times) - 1)
-    wrong = off_grid(times, step) if len(times) > 1 else ""
+    wrong = off_grid(times, step, rows) if len(times) > 1 else ""
     if wrong:
         raise ValueError(
             f"{path}, column {name!r}: times must rise at equal steps. "
