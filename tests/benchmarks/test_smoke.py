@@ -439,3 +439,12 @@ def test_plant_verdict(smoke, tmp_path):
     for plant in ("euler", "plant"):
         for who in ("last value", "KoVAE, effective", "KoVAE", "MamKO"):
             assert math.isfinite(found[plant, who, "20"])
+
+
+def test_kovae_step(smoke, tmp_path):
+    rows = smoke("kovae_step", "--smoke", "--out", tmp_path)
+    assert {row["model"] for row in rows} == {"KoVAE", "effective"}
+    for row in rows:
+        numbers(row, "step_ms", "over_peer", "first_epoch_s", "epochs_401_h")
+        if row["way"] == "PyTorch by hand":
+            assert float(row["over_peer"]) == 1

@@ -77,11 +77,19 @@ class EffectiveKoVAE(Forecaster):
             "seed": seed,
         }
         self.seed_generator = keras.random.SeedGenerator(seed)
-        self.encoder = KoVAEEncoder(latent_dim, hidden_dim, seed=seed)
-        self.prior = keras.layers.GRU(hidden_dim, return_sequences=True)
-        self.moments = keras.layers.Dense(2 * latent_dim)
+        self.encoder = KoVAEEncoder(
+            latent_dim, hidden_dim, seed=seed, name="encoder"
+        )
+        self.prior = keras.layers.GRU(
+            hidden_dim, return_sequences=True, name="prior"
+        )
+        self.moments = keras.layers.Dense(2 * latent_dim, name="moments")
         self.decoder = KoVAEDecoder(
-            sum(self.widths.values()), hidden_dim, "gru", seed=seed
+            sum(self.widths.values()),
+            hidden_dim,
+            "gru",
+            seed=seed,
+            name="decoder",
         )
 
     def term_weights(self):
