@@ -180,7 +180,7 @@ def test_does_not_overwrite_a_run(run, stopped):
         ("--batch-size", 16, "batch_size (32 in the file, 16 now)"),
         ("--tokenizer", "byte_pair", "tokenizer ('word' in the file"),
         ("--precision", "mixed_bfloat16", "precision ('float32' in the file"),
-        ("--preset", "koopman_lm_small", "architecture ("),
+        ("--preset", "koopman_lm_small", "layers (4 in the file, 5 now)"),
     ],
 )
 def test_refuses_the_state_of_another_run(run, flag, value, message, stopped):
