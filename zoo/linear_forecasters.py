@@ -67,9 +67,7 @@ class RidgeForecaster:
                 )
             gram = gram + x.T @ x
             cross = cross + x.T @ y.reshape(len(y), -1)
-        penalty = self.ridge * np.trace(gram) / len(gram)
-        gram[np.diag_indices_from(gram)] += penalty
-        self.kernel = np.linalg.solve(gram, cross)
+        self.kernel = _solve_ridge(gram, cross, self.ridge)
         self.shape = (horizon, len(data.observed))
         return self
 
@@ -195,10 +193,7 @@ class EDMDcForecaster:
         self.phase = generator.uniform(0, 2 * np.pi, self.features)
         lifted = self._lift(states)
         x = np.concatenate([lifted, acting], axis=1)
-        gram = x.T @ x
-        penalty = self.ridge * np.trace(gram) / len(gram)
-        gram[np.diag_indices_from(gram)] += penalty
-        kernel = np.linalg.solve(gram, x.T @ self._lift(after))
+        kernel = _solve_ridge(x.T @ x, x.T @ self._lift(after), self.ridge)
         self.transition, self.inputs = np.split(kernel, [lifted.shape[1]])
         return self
 
@@ -224,6 +219,12 @@ _GROUPS = (
     ("controls", "controls"),
     ("disturbances", "disturbances"),
 )
+
+
+def _solve_ridge(gram, cross, ridge):
+    """Normal equations, `ridge` relative to the mean square of an input."""
+    penalty = ridge * np.trace(gram) / len(gram)
+    return np.linalg.solve(gram + penalty * np.eye(len(gram)), cross)
 
 
 def _scaled(rows, scale):
