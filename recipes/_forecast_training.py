@@ -77,7 +77,6 @@ def train(model, data, folder, config, resume=False, keep=True):
         The history, a dict of lists with one entry per epoch.
     """
     check_state(folder, config, resume)
-    folder.mkdir(parents=True, exist_ok=True)
     model.adapt(data)
     windows = batches(data, "train", model, config)
     valid = None
@@ -95,14 +94,32 @@ def train(model, data, folder, config, resume=False, keep=True):
                 clip_norm=config["clip_norm"],
             )
         )
+    return fit(model, windows, folder, config, valid, keep)
+
+
+def fit(model, series, folder, config, valid=None, keep=True):
+    """Fit a compiled model, from `state.npz` on if there is one.
+
+    Args:
+        model: a compiled `keras.Model`.
+        series: a `keras.utils.PyDataset` of batches.
+        folder: path, receives what `train` says.
+        config: dict, see `train`.
+        valid: a `PyDataset` for validation. Defaults to `None`.
+        keep: bool, whether models on the way are kept.
+
+    Returns:
+        The history, a dict of lists with one entry per epoch.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     state = TrainingState(
-        folder / STATE, dataset=windows, seed=config["seed"], config=config
+        folder / STATE, dataset=series, seed=config["seed"], config=config
     )
     callbacks = [EpochSeconds(), keras.callbacks.TerminateOnNaN()]
     if keep:
         callbacks.append(kept_models(folder, KEPT))
     model.fit(
-        windows,
+        series,
         validation_data=valid,
         initial_epoch=state.initial_epoch,
         epochs=config["epochs"],

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import sys
 
 import keras
 import numpy as np
@@ -13,11 +12,10 @@ from _command_line import (
     versions,
     write_json,
 )
-from _forecast_training import KEPT, LossCurve, kept_models
+from _forecast_training import fit
 from _generation_data import IrregularBatches, load
 from _generation_report import STRICT, draw, write_report
-from _training import STATE, EpochSeconds, check_state, write_history
-from orrery.callbacks import TrainingState
+from _training import check_state
 from orrery.datasets import SeriesBatches, drop_values
 from orrery.metrics import discriminative_score, predictive_score
 from orrery.zoo import KoVAEGenerator
@@ -127,26 +125,7 @@ def train(model, series, folder, config):
     else:
         batches = SeriesBatches(series, size, seed)
     model.compile(keras.optimizers.Adam(config["learning_rate"]))
-    state = TrainingState(
-        folder / STATE, dataset=batches, seed=seed, config=config
-    )
-    model.fit(
-        batches,
-        initial_epoch=state.initial_epoch,
-        epochs=config["epochs"],
-        shuffle=False,
-        callbacks=[
-            EpochSeconds(),
-            keras.callbacks.TerminateOnNaN(),
-            kept_models(folder, KEPT),
-            state,
-            LossCurve(folder / "loss.png", state),
-        ],
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
-    write_history(folder / "history.csv", state.history)
-    model.save(folder / "model.keras")
-    return state.history
+    return fit(model, batches, folder, config)
 
 
 def pairs(series, made):
