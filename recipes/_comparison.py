@@ -3,6 +3,7 @@
 import json
 import time
 
+import _robustness
 import keras
 from _command_line import (
     default_folder,
@@ -90,6 +91,10 @@ def run(arguments):
             f"{found['seconds']:.0f} s",
             flush=True,
         )
+    if arguments.robustness:
+        size = settings["history"], settings["horizon"]
+        files = {arm: folder / "models" / f"{slug(arm)}.keras" for arm in arms}
+        _robustness.measure(folder, data, splits["test"], files, size)
     write_report(folder, data, splits)
     print(f"\nWrote {folder}/report.md, and what it shows beside it")
 

@@ -5,6 +5,7 @@ import json
 import math
 import statistics
 
+import _robustness
 import keras
 import numpy as np
 import orrery  # noqa: F401 (registers the models)
@@ -13,11 +14,13 @@ from _forecast_scores import SAMPLES, inputs_of, predict
 
 NAMES = {"test": "test", "storm": "storm", "event": "storm's events"}
 COLUMNS = ("windows", "influent", "arm", "nrmse", "nrmse_low", "nrmse_high")
-COLUMNS += ("over_reference", "over_low", "over_high", "skill")
+COLUMNS += ("over_reference", "over_low", "over_high")
+COLUMNS += ("over_episodes_low", "over_episodes_high", "skill")
 COLUMNS += ("least_skill", "relative", "seeds", "parameters", "seconds")
 REFERENCE = "KoVAE"
 # Curves of a picture at most.
 CURVES = 10
+RESAMPLES = 2000
 
 
 def write_report(folder, data, splits):
@@ -36,7 +39,7 @@ def write_report(folder, data, splits):
         writer.writeheader()
         writer.writerows(rows)
     pictures = draw(folder, data, splits, cells, config["settings"])
-    text = _text(config, rows, cells, pictures)
+    text = _text(config, rows, cells, pictures, _robustness.table(folder))
     (folder / "report.md").write_text(text, encoding="utf-8")
 
 
@@ -78,7 +81,8 @@ def _row(by_seed, reference):
     """Means over seeds; intervals where there are two or more.
 
     `over_reference`: per cent by which the error is above that of KoVAE, of
-    the same seed where both have one.
+    the same seed where both have one, with an interval over seeds and one over
+    episodes.
     """
     errors = [s["nrmse"] for s in by_seed.values()]
     row = {"nrmse": statistics.mean(errors)}
@@ -98,7 +102,28 @@ def _row(by_seed, reference):
             ("over_high", high),
         ):
             row[name] = "" if value == "" else 100 * math.expm1(value)
+        low, high = over_episodes(by_seed, reference)
+        row["over_episodes_low"], row["over_episodes_high"] = low, high
     return {n: x if x == "" else float(f"{x:.4g}") for n, x in row.items()}
+
+
+def over_episodes(by_seed, reference):
+    """The 95 % interval of a paired bootstrap over episodes, in per cent.
+
+    Of means over episodes of the errors of each, which are means over seeds;
+    empty for a single episode.
+    """
+    ours, theirs = (
+        np.mean([s["nrmse_by_episode"] for s in scores.values()], axis=0)
+        for scores in (by_seed, reference)
+    )
+    if len(ours) < 2:
+        return "", ""
+    generator = np.random.default_rng(0)
+    drawn = generator.integers(0, len(ours), (RESAMPLES, len(ours)))
+    ratios = ours[drawn].mean(axis=1) / theirs[drawn].mean(axis=1)
+    low, high = np.quantile(ratios, (0.025, 0.975))
+    return float(100 * (low - 1)), float(100 * (high - 1))
 
 
 def bounds(values):
@@ -166,7 +191,7 @@ def mean_by_step(seeds):
     return {"nrmse_by_step": np.mean(errors, axis=0)}
 
 
-def _text(config, rows, cells, pictures):
+def _text(config, rows, cells, pictures, robustness):
     settings = config["settings"]
     lines = [
         "# Koopman forecasters compared",
@@ -181,7 +206,9 @@ def _text(config, rows, cells, pictures):
         "NRMSE: root mean square error in units of the training data's "
         "standard deviation, mean over variables and steps, with a 95 % t "
         "interval over seeds. `over KoVAE`: per cent above KoVAE's error, "
-        "seed by seed; an interval that holds 0 tells nothing. Skill: what is "
+        "seed by seed; an interval that holds 0 tells nothing. `episodes`: "
+        "the same in the mean of episodes, an interval of episodes drawn anew. "
+        "Skill: what is "
         "saved of persistence's squared error; the least one of all steps "
         "beyond the first and of all seeds. `relative`, %: the report's own "
         "measure, which divides by a window's mean.",
@@ -199,12 +226,12 @@ def _text(config, rows, cells, pictures):
                 "",
                 f"## {NAMES[split].capitalize()}, what disturbs is {influent}",
                 "",
-                "| arm | NRMSE | over KoVAE, % | skill | least | relative | "
-                "seeds | weights | s |",
-                "|---|---|---|---|---|---|---|---|---|",
+                "| arm | NRMSE | over KoVAE, % | episodes | skill | least | "
+                "relative | seeds | weights | s |",
+                "|---|---|---|---|---|---|---|---|---|---|",
             ]
             lines += [_line(row) for row in part]
-    lines += _intervals(cells)
+    lines += _intervals(cells) + robustness
     lines += ["", "## Pictures", ""]
     lines += [f"![{name}]({name})" for name in pictures]
     return "\n".join(lines) + "\n"
@@ -222,6 +249,10 @@ def _line(row):
         row["arm"],
         with_interval("nrmse", "nrmse_low", "nrmse_high"),
         with_interval("over_reference", "over_low", "over_high"),
+        "-"
+        if row.get("over_episodes_low", "") == ""
+        else f"{row['over_episodes_low']:.3g} to "
+        f"{row['over_episodes_high']:.3g}",
         f"{row['skill']:.3f}",
         f"{row['least_skill']:.3f}",
         f"{row['relative']:.2f}",

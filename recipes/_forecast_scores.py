@@ -64,8 +64,8 @@ def score(forecast, windows, data):
     Returns:
         A dict: `nrmse`, the mean over steps and variables; `nrmse_by_step` and
         `skill_by_step`, lists; `skill`, their mean; `least_skill`, of every
-        step beyond the first; and `relative`, the report's error in per cent,
-        of the five variables of largest deviation.
+        step beyond the first; `nrmse_by_episode`, a list; and `relative`, the
+        report's error in per cent, of the five variables of largest deviation.
     """
     scale, varying = data.scales()["observed"][1], data.varying()
     truth, last = windows["future"], windows["past"][:, -1:]
@@ -73,8 +73,16 @@ def score(forecast, windows, data):
     error = nrmse(*parts[:2], scale[varying]).mean(axis=1)
     skill = skill_score(*parts, scale[varying])
     largest = np.argsort(-np.where(varying, scale, 0))[:5]
+    by_episode = [
+        float(nrmse(*(x[mine] for x in parts[:2]), scale[varying]).mean())
+        for mine in (
+            windows["episode"] == number
+            for number in np.unique(windows["episode"])
+        )
+    ]
     return {
         "nrmse": float(error.mean()),
+        "nrmse_by_episode": by_episode,
         "skill": float(skill.mean()),
         "least_skill": float(skill[1:].min() if len(skill) > 1 else skill[0]),
         "relative": window_mean_relative_error(truth, forecast, largest),

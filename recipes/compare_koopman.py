@@ -30,6 +30,11 @@ def command_line(argv=None):
         nargs="+",
         help="who is compared (default: all but the ablations of KoVAE)",
     )
+    add(
+        "--robustness",
+        action="store_true",
+        help="also forecast from noisy sensors, and such that lose values",
+    )
     _forecast_flags.add_flags(flags)
     flags.set_defaults(batch_size=256)
     arguments = _command_line.parse(flags, argv)

@@ -60,6 +60,7 @@ def surroundings():
     return names
 
 
+@pytest.mark.one_backend("torch")
 @pytest.mark.parametrize(("module", "text"), list(examples()))
 def test_example(module, text, surroundings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

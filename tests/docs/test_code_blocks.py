@@ -11,6 +11,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.one_backend("torch")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_code_of(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

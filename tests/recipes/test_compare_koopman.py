@@ -50,7 +50,7 @@ def table(tmp_path_factory):
 def run(recipe, table, tmp_path_factory):
     pytest.importorskip("scipy")
     folder = tmp_path_factory.mktemp("comparison")
-    recipe("compare_koopman", *flags(table), "--out", folder)
+    recipe("compare_koopman", *flags(table), "--robustness", "--out", folder)
     return folder
 
 
@@ -63,6 +63,50 @@ def flags(table):
 def rows(folder):
     with open(folder / "comparison.csv", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_worse_sensors_are_a_table_of_their_own(run):
+    with open(run / "robustness.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    errors = {
+        (r["arm"], float(r["noise"]), float(r["dropout"])): float(r["nrmse"])
+        for r in found
+    }
+    assert len(errors) == len(found) == 10 * len(ARMS)
+    for arm in ARMS:
+        assert errors[arm, 0.5, 0] != errors[arm, 0, 0]
+    assert errors["persistence", 0.5, 0] > errors["persistence", 0, 0]
+    assert "| arm | none | noise 1% |" in (run / "report.md").read_text("utf-8")
+
+
+def test_lost_values_are_taken_from_the_row_before(recipe):
+    corrupt = importlib.import_module("_robustness").corrupt
+    past = np.arange(4 * 50 * 3, dtype="float32").reshape(4, 50, 3)
+    scale = np.array([1.0, 10.0, 100.0])
+    same = corrupt(past, scale, 0.0, 0.0)
+    np.testing.assert_array_equal(same, past)
+    lost = corrupt(past, scale, 0.0, 0.3)
+    gone = lost != past
+    assert not gone[:, 0].any()
+    assert 0.2 < gone[:, 1:].mean() < 0.4
+    np.testing.assert_array_equal(
+        lost[:, 1:][gone[:, 1:]], lost[:, :-1][gone[:, 1:]]
+    )
+    noisy = corrupt(past, scale, 0.1, 0.0) - past
+    np.testing.assert_allclose(noisy.std((0, 1)), 0.1 * scale, rtol=0.2)
+
+
+def test_a_difference_is_judged_over_episodes(recipe):
+    over = importlib.import_module("_comparison_report").over_episodes
+    theirs = {s: {"nrmse_by_episode": [0.1, 0.2, 0.3, 0.4]} for s in (0, 1)}
+    worse = {0: {"nrmse_by_episode": [0.11, 0.22, 0.33, 0.44]}}
+    # The same in every episode: no doubt is left.
+    np.testing.assert_allclose(over(worse, theirs), (10, 10))
+    unlike = {0: {"nrmse_by_episode": [0.05, 0.3, 0.3, 0.4]}}
+    low, high = over(unlike, theirs)
+    assert low < 0 < high
+    one, two = ({0: {"nrmse_by_episode": [x]}} for x in (1.0, 2.0))
+    assert over(one, two) == ("", "")
 
 
 def test_a_row_for_every_arm_and_kind_of_windows(run):
