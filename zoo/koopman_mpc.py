@@ -1,7 +1,6 @@
-"""Economic control of the wastewater plant by a linear Koopman model."""
+"""Economic control of the wastewater plant by a Koopman model."""
 
 import numpy as np
-from keras import ops
 
 from ..datasets.bsm1 import BSM1Plant
 from ..datasets.plant_performance import LIMITS, OUTPUTS
@@ -9,43 +8,49 @@ from .linear_mpc import LinearMPC
 
 # Of the effluent quality index, for each of `OUTPUTS`.
 POLLUTION = {"SNO": 10.0, "TSS": 2.0, "COD": 1.0, "SNKj": 30.0, "BOD5": 2.0}
+# Step of the difference quotients, of a control's range.
+PROBE = 0.05
 
 
 class KoopmanMPC:
     """Weighs the quality of the effluent against the energy of its treatment.
 
-    At each row a `KoVAE` encodes the last rows of the log; in its latent state
-    the outputs to come are affine in the controls to come. They are chosen to
-    minimise, over the model's horizon,
+    At each row a forecaster is asked what the plan of the row before would
+    bring, and what each of its numbers adds, by difference quotients in one
+    batch of forecasts. Outputs affine in the controls to come (`MamKO`, and
+    `KoVAE` with a linear decoder) are so told exactly, others to first order
+    about the plan. Controls are chosen to minimise, over the model's horizon,
 
         sum_h  EQI_h + price (AE_h + PE_h) + |u_h - u_{h-1}|_R^2 + slack^2,
 
     within the bounds of the plant's controllers, ammonia and total nitrogen
-    softly below their limits; the first of them acts until the next row.
+    softly below their limits; the first of them acts until the next row. The
+    rest is linear: without a price of changes the answer is at some bound.
 
     Args:
-        model: a `KoVAE` with a linear decoder, of the plant's `"control"`
-            outputs.
+        model: a `Forecaster` of the plant's `"control"` outputs.
         price: float > 0, of a kWh in units of a kg of pollution. Defaults to
             `1.0`.
-        change: float >= 0, price of a change through a control's whole range.
-            Defaults to `100.0`.
+        change: float >= 0, price of a change through a control's whole range,
+            in the unit of the sum, kg/d. Defaults to `3e4`.
         low, high: pairs of bounds of KLa5 (1/d) and Qa (m3/d). Default to those
             of the benchmark.
 
     Raises:
         ImportError: if OSQP is not installed; says how to install it.
-        ValueError: if the model has another decoder or other outputs.
+        ValueError: if the model has other outputs.
 
     Reference:
-        - [Han et al., 2024](https://arxiv.org/abs/2405.12478)
+        - [Han et al., 2024](https://arxiv.org/abs/2405.12478); one quadratic
+          programme a row about the last plan: Diehl, Bock and Schloeder, 2005,
+          the real-time iteration.
     """
 
     def __init__(
         self,
         model,
         price=1.0,
-        change=100.0,
+        change=3e4,
         low=(0.0, 0.0),
         high=(240.0, 92_230.0),
     ):
@@ -56,12 +61,12 @@ class KoopmanMPC:
                 f"{len(OUTPUTS)} outputs, 2 controls and the flow. Received: "
                 f"{sizes}"
             )
-        system = model.linear_model()
         self.model, self.steps = model, model.horizon
         plant = BSM1Plant()
         self.wasted = plant.wasted
         self.weights = np.array([POLLUTION.get(n, 0.0) for n in OUTPUTS])
-        span = np.subtract(high, low)
+        self.low, self.high = (np.array(x, "float64") for x in (low, high))
+        span = self.high - self.low
         # Total nitrogen is one more output, the sum of two.
         total = [float(name in ("SNO", "SNKj")) for name in OUTPUTS]
         self.outputs = np.vstack([np.eye(len(OUTPUTS)), total])
@@ -76,7 +81,7 @@ class KoopmanMPC:
             limits=np.array([*limits, LIMITS["TN"]]),
             slack_weight=1e3,
         )
-        self.gain = self._gain(system)
+        self.plan = None
 
     def control(self, rows, flow=None):
         """KLa5 and Qa until the next row.
@@ -101,29 +106,39 @@ class KoopmanMPC:
             flow = np.full(self.steps, before[-1])
         flow = np.asarray(flow, "float64")
         rows[-1, len(OUTPUTS) :] = before
-        free = self.model.forecast(
-            rows, np.zeros((self.steps, 2)), flow[:, None]
-        ).astype("float64")
+        if self.plan is None:
+            held = np.clip(before[:2], self.low, self.high)
+            self.plan = np.tile(held, (self.steps, 1))
         quality = self.weights * (flow - self.wasted)[:, None] / 1000
         price = np.pad(quality, ((0, 0), (0, 1)))
-        return self.mpc.solve(
-            free @ self.outputs.T, self.gain, before[:2], price
-        )[0]
+        free, gain = self.response(rows, flow, self.plan)
+        chosen = self.mpc.solve(free, gain, before[:2], price)
+        self.plan = np.concatenate([chosen[1:], chosen[-1:]])
+        return chosen[0]
 
-    def _gain(self, system):
-        """What controls add to outputs, in their units: `(H 9, H 2)`."""
-        by_output, by_control = (
-            ops.convert_to_numpy(scale)[1].astype("float64")
-            for scale in (self.model.observed_scale, self.model.controls_scale)
+    def response(self, rows, flow, plan):
+        """Outputs to first order in the controls, `y = free + gain u`.
+
+        Args:
+            rows: array `(L, 11)`, without NaN.
+            flow: array `(H,)`.
+            plan: array `(H, 2)`, the controls about which it is taken.
+
+        Returns:
+            Arrays `(H, 9)` and `(9 H, 2 H)`, rows and columns step by step;
+            total nitrogen is the last output.
+        """
+        probe = PROBE * (self.high - self.low)
+        probe = np.where(plan + probe > self.high, -probe, probe).ravel()
+        plans = plan.ravel() + np.vstack([0 * probe, np.diag(probe)])
+        count = len(plans)
+        forecasts = self.model.forecast(
+            np.repeat(rows[None], count, axis=0),
+            plans.reshape(count, *plan.shape),
+            np.repeat(flow[None, :, None], count, axis=0),
         )
-        read = self.outputs @ (by_output[:, None] * system["C"])
-        state, responses = system["B"] / by_control, []
-        for _ in range(self.steps):
-            responses.append(read @ state)
-            state = system["A"] @ state
-        height, width = responses[0].shape
-        gain = np.zeros((self.steps, height, self.steps, width))
-        for row in range(self.steps):
-            for column in range(row + 1):
-                gain[row, :, column] = responses[row - column]
-        return gain.reshape(self.steps * height, self.steps * width)
+        outputs = forecasts.astype("float64") @ self.outputs.T
+        outputs = outputs.reshape(count, -1)
+        gain = (outputs[1:] - outputs[0]).T / probe
+        free = outputs[0] - gain @ plan.ravel()
+        return free.reshape(self.steps, -1), gain

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from orrery.datasets import Episode, SeriesData
 from orrery.datasets.plant_performance import OUTPUTS
-from orrery.zoo import KoVAE
+from orrery.zoo import KoVAE, MamKO
 
 pytest.importorskip("osqp")
 from orrery.zoo.koopman_mpc import KoopmanMPC  # noqa: E402
@@ -42,8 +42,11 @@ def test_the_gain_is_what_controls_add_to_the_forecast(model):
     rows[-1, X:] = rows[-2, X:]
     flow = np.full((H, 1), 2e4)
     u = RNG.uniform([0, 0], [240, 92_230], (H, 2))
+    plan = RNG.uniform([0, 0], [240, 92_230], (H, 2))
+    offset, gain = controller.response(rows, flow[:, 0], plan)
     free, found = (model.forecast(rows, x, flow) for x in (0 * u, u))
-    added = (controller.gain @ u.ravel()).reshape(H, X + 1)
+    np.testing.assert_allclose(offset[:, :X], free, rtol=1e-3, atol=1e-3)
+    added = (gain @ u.ravel()).reshape(H, X + 1)
     scale = process().scales()["observed"][1]
     np.testing.assert_allclose(
         added[:, :X] / scale, (found - free) / scale, atol=1e-4
@@ -54,6 +57,33 @@ def test_the_gain_is_what_controls_add_to_the_forecast(model):
         total[:, OUTPUTS.index("SNO")] + total[:, OUTPUTS.index("SNKj")],
         atol=1e-3,
     )
+
+
+@pytest.mark.parametrize("make", [MamKO, KoVAE])
+def test_other_forecasters_are_told_to_first_order(make):
+    other = make(X, 2, 1, L, H)
+    other.adapt(process())
+    rows = process().log("train")[0][:L]
+    rows[-1, X:] = rows[-2, X:]
+    flow, plan = np.full(H, 2e4), np.full((H, 2), [100.0, 3e4])
+    offset, gain = KoopmanMPC(other).response(rows, flow, plan)
+    near = plan + RNG.uniform(-1, 1, (H, 2)) * [2.0, 800.0]
+    told = (offset.ravel() + gain @ near.ravel()).reshape(H, X + 1)
+    plain, truth = (
+        other.forecast(rows, x, flow[:, None]) for x in (plan, near)
+    )
+    scale = process().scales()["observed"][1]
+    error = np.abs(told[:, :X] - truth) / scale
+    assert error.max() < 0.1 * (np.abs(truth - plain) / scale).max()
+    # No control acts on what was before it.
+    blocks = np.abs(gain.reshape(H, X + 1, H, 2)).max(axis=(1, 3))
+    assert np.triu(blocks, 1).max() < 1e-9
+
+
+def test_dear_changes_are_not_made(model):
+    rows = process().log("train")[0][:L]
+    held = KoopmanMPC(model, change=1e9).control(rows)
+    np.testing.assert_allclose(held, rows[-2, X : X + 2], rtol=0.02)
 
 
 def test_dear_energy_is_not_spent(model):
@@ -73,5 +103,3 @@ def test_what_is_not_known_yet_is_not_looked_at(model):
 def test_other_models_are_refused(model):
     with pytest.raises(ValueError, match="control task"):
         KoopmanMPC(KoVAE(3, 2, 1, L, H, decoder="linear"))
-    with pytest.raises(ValueError, match="decoder='linear'"):
-        KoopmanMPC(KoVAE(X, 2, 1, L, H))
