@@ -115,7 +115,7 @@ def season(plant, arguments):
 
 
 def model_of(arguments, folder):
-    """A KoVAE of the control task with a linear decoder."""
+    """A forecaster of the control task."""
     if arguments.model is not None:
         return orrery.load(arguments.model)
     weather = "recorded" if arguments.size == "full" else "generated"
@@ -134,9 +134,7 @@ def model_of(arguments, folder):
         "learning_rate": 2e-3,
     }
     keras.utils.set_random_seed(arguments.seed)
-    model, terms = train(
-        "KoVAE, linear decoder", arguments.seed, data, settings
-    )
+    model, terms = train(arguments.forecaster, arguments.seed, data, settings)
     print(f"Trained: forecast error {terms['forecast']:.4f}", flush=True)
     model.save(folder / "model.keras")
     return model

@@ -4,11 +4,11 @@
     python recipes/koopman_mpc.py --weather storm --size full --days 14
     python recipes/koopman_mpc.py --model runs/my_run/model.keras
 
-A Koopman autoencoder with a linear decoder is trained on episodes of other
-weather; every 15 minutes a quadratic programme then chooses aeration and
-recycle for the best effluent at the least energy. The same plant under the
-benchmark's PI controllers, and without any, stands beside it. Numbers, pictures
-and `report.md` are left in `--out`.
+A forecaster is trained on episodes of other weather; every 15 minutes a
+quadratic programme, linear about its forecast of the last plan, then chooses
+aeration and recycle for the best effluent at the least energy. The same plant
+under the benchmark's PI controllers, and without any, stands beside it.
+Numbers, pictures and `report.md` are left in `--out`.
 """
 
 import _command_line
@@ -32,7 +32,13 @@ def command_line(argv=None):
         choices=("mpc", "pi", "openloop"),
         help="who controls",
     )
-    add("--model", help="a saved KoVAE with a linear decoder (default: train)")
+    add("--model", help="a saved forecaster of the task (default: train one)")
+    add(
+        "--forecaster",
+        default="KoVAE",
+        choices=("KoVAE", "KoVAE, linear decoder", "MamKO", "GRU"),
+        help="who is trained",
+    )
     add(
         "--size",
         default="small",
@@ -50,8 +56,8 @@ def command_line(argv=None):
     add(
         "--change",
         type=float,
-        default=100.0,
-        help="price of a change through a control's whole range",
+        default=3e4,
+        help="price of a change through a control's whole range, kg/d",
     )
     add(
         "--foresight",
@@ -70,13 +76,13 @@ def command_line(argv=None):
     if not 1 <= arguments.days <= 14:
         flags.error(f"--days must be in [1, 14]; got {arguments.days}")
     if arguments.model is not None:
-        for name in ("size", "steps", "batch_size", "seed"):
+        for name in ("forecaster", "size", "steps", "batch_size", "seed"):
             if getattr(arguments, name) != flags.get_default(name):
                 flag = name.replace("_", "-")
                 flags.error(f"--{flag} has no effect with --model")
     if "mpc" not in arguments.controllers:
-        names = ("model", "size", "steps", "price", "change", "foresight")
-        for name in (*names, "batch_size", "seed"):
+        names = ("model", "forecaster", "size", "steps", "price", "change")
+        for name in (*names, "foresight", "batch_size", "seed"):
             if getattr(arguments, name) != flags.get_default(name):
                 flag = name.replace("_", "-")
                 flags.error(f"--{flag} has no effect without --controllers mpc")

@@ -9,13 +9,19 @@ import pytest
 
 
 def pytest_configure(config):
-    """One thread for each process; JAX's compiled code for all of them."""
+    """One thread for each process; JAX's code compiled fast, and once."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     folder = tempfile.mkdtemp(prefix="orrery-jax-")
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     # Not shared between pytest's processes: JAX does not write atomically.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    # Compiling takes most of the time here, and what is compiled runs once.
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_backend_optimization_level=0 "
+        "--xla_llvm_disable_expensive_passes=true",
+    )
 
 
 @pytest.fixture(autouse=True, scope="module")
