@@ -116,9 +116,6 @@ class SelectiveKoopman(keras.layers.Layer):
 
         self.hidden = dense(hidden_dim, "hidden", activation="relu")
         self.lift = dense(latent_dim, "lift")
-        self.convolution = keras.layers.DepthwiseConv1D(
-            conv_width, dtype=self.dtype_policy, name="convolution"
-        )
         acting = control_dim + disturbance_dim
         self.chooser = dense(
             delta_rank + latent_dim * (acting + output_dim), "chooser"
@@ -130,9 +127,16 @@ class SelectiveKoopman(keras.layers.Layer):
         seen = self.latent_dim + acting
         self.hidden.build((*x_shape[:-1], self.output_dim))
         self.lift.build((*x_shape[:-1], self.hidden_dim))
-        self.convolution.build((x_shape[0], None, seen))
         self.chooser.build((x_shape[0], None, seen))
         self.step_size.build((x_shape[0], None, self.delta_rank))
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(self.conv_width, seen, 1),
+            initializer="glorot_uniform",
+        )
+        self.bias = self.add_weight(
+            name="bias", shape=(seen,), initializer="zeros"
+        )
         self.alpha = self.add_weight(
             name="alpha",
             shape=(self.latent_dim,),
@@ -179,6 +183,22 @@ class SelectiveKoopman(keras.layers.Layer):
             "spectrum": self.spectrum,
         }
 
+    def _convolve(self, rows, steps):
+        """The last steps of a depthwise convolution with padding, a sum.
+
+        As a convolution of so many groups its gradient takes XLA longer than
+        all the rest.
+        """
+        margin = self.conv_width - 1
+        padded = ops.pad(rows, ((0, 0), (margin, margin), (0, 0)))
+        first = rows.shape[1] + margin - steps
+        kernel = ops.cast(self.kernel, rows.dtype)
+        total = ops.cast(self.bias, rows.dtype)
+        for shift in range(self.conv_width):
+            seen = padded[:, first + shift : first + shift + steps]
+            total = total + kernel[shift, :, 0] * seen
+        return total
+
     def _chosen(self, x, acting, horizon):
         past = x.shape[1]
         lifted = self.lift(self.hidden(x))
@@ -186,9 +206,7 @@ class SelectiveKoopman(keras.layers.Layer):
         seen = ops.silu(
             ops.concatenate([lifted[:, :-1], acting[:, : past - 1]], axis=-1)
         )
-        margin = self.conv_width - 1
-        padded = ops.pad(seen, ((0, 0), (margin, margin), (0, 0)))
-        chosen = self.chooser(ops.silu(self.convolution(padded)[:, -horizon:]))
+        chosen = self.chooser(ops.silu(self._convolve(seen, horizon)))
         width = acting.shape[-1] * self.latent_dim
         delta, inputs, read = ops.split(
             chosen, [self.delta_rank, self.delta_rank + width], axis=-1

@@ -43,7 +43,7 @@ def reference(layer, x, u, d):
 
     x, acting = x.astype("float64"), np.concatenate([u, d], -1)
     acting = acting.astype("float64")
-    kernel, bias = map(to_numpy, layer.convolution.weights)
+    kernel, bias = to_numpy(layer.kernel), to_numpy(layer.bias)
     alpha = to_numpy(layer.alpha)
     a = -np.where(alpha > 0, alpha, np.exp(alpha) - 1)
     if layer.spectrum == "stable":
