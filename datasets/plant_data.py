@@ -21,12 +21,11 @@ from .plant_episodes import (
     storm_influent,
 )
 from .plant_file import digest, read_runs, write_runs
-from .plant_performance import OUTPUTS, performance_outputs
 from .series import Episode, SeriesData
 
 # Raised whenever the same arguments would give other numbers.
 VERSION = 2
-TASKS = ("measured", "control", "full")
+TASKS = ("measured", "full")
 WEATHERS = ("generated", "recorded")
 SPLITS = ("train", "valid", "test")
 
@@ -73,10 +72,8 @@ def load_plant_data(
 
     Args:
         task: `"measured"`, the eleven sensors of `MEASURED` and the flow of the
-            influent as the only disturbance; `"control"`, the eight numbers of
-            `OUTPUTS`, on which the plant's indices depend, and the flow; or
-            `"full"`, all 145 states and all fourteen disturbances. Defaults to
-            `"measured"`.
+            influent as the only disturbance; or `"full"`, all 145 states and
+            all fourteen disturbances. Defaults to `"measured"`.
         size: `"small"`, ten episodes of two days, in half a minute;
             `"original"`, 15 of ten days whose controls change every 7.5 hours,
             as in the report; `"full"`, 46 of two weeks; storms are extra.
@@ -215,7 +212,6 @@ def _series(task, size, runs, event, metadata):
     plant, full = BSM1Plant(), task == "full"
     names, see = {
         "measured": (MEASURED, measured),
-        "control": (OUTPUTS, performance_outputs),
         "full": (STATE_NAMES, None),
     }[task]
     episodes = []

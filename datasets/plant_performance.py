@@ -7,7 +7,6 @@ from .asm1 import (
     SND,
     SNH,
     SNO,
-    SO,
     SOLIDS,
     SS,
     XBA,
@@ -23,8 +22,6 @@ from .influent import FLOW, PER_DAY
 
 # Of the effluent, g/m3.
 LIMITS = {"COD": 100.0, "TN": 18.0, "SNH": 4.0, "TSS": 30.0, "BOD5": 10.0}
-# Oxygen of reactor 5, nitrate of reactor 2, and of the effluent, all g/m3.
-OUTPUTS = ("SO5", "SNO2", "SNH", "SNO", "TSS", "COD", "SNKj", "BOD5")
 # Reactors with less oxygen transfer, 1/d, must be stirred.
 STIRRED = 20.0
 
@@ -50,22 +47,6 @@ def effluent_quality(plant, effluent):
         "SNH": c[SNH],
         "TN": c[SNO] + kjeldahl,
     }
-
-
-def performance_outputs(plant, states):
-    """What indices and controllers look at, `(n, 8)`; see `OUTPUTS`.
-
-    Args:
-        plant: a `BSM1Plant`.
-        states: array `(n, 145)`.
-    """
-    states = np.asarray(states).T
-    tanks, _, _ = split(states)
-    found = effluent_quality(plant, plant.effluent(states))
-    return np.stack(
-        [tanks[SO, 4], tanks[SNO, 1], *(found[name] for name in OUTPUTS[2:])],
-        axis=1,
-    )
 
 
 def plant_performance(plant, run, start=7.0, stop=14.0):

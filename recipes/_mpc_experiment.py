@@ -18,12 +18,13 @@ from orrery.datasets import (
     simulate_plant,
 )
 from orrery.datasets.influent import FLOW, PER_DAY
-from orrery.datasets.plant_episodes import seasoned_state, storm_influent
-from orrery.datasets.plant_performance import (
-    LIMITS,
-    OUTPUTS,
-    performance_outputs,
+from orrery.datasets.plant_episodes import (
+    MEASURED,
+    measured,
+    seasoned_state,
+    storm_influent,
 )
+from orrery.datasets.plant_performance import LIMITS
 from orrery.zoo.koopman_mpc import KoopmanMPC
 
 SETPOINTS = (2.0, 1.0)
@@ -64,7 +65,7 @@ def run(arguments):
     )
     plant = BSM1Plant()
     start = season(plant, arguments)
-    measured, runs = {}, {}
+    indices, runs = {}, {}
     for who in arguments.controllers:
         if who == "mpc":
             model = model_of(arguments, folder)
@@ -77,21 +78,21 @@ def run(arguments):
             run_, seconds = simulate_plant(plant, start, weather, **held), []
         runs[who] = run_
         days = steps / PER_DAY
-        measured[who] = plant_performance(plant, run_, days / 2, days)
+        indices[who] = plant_performance(plant, run_, days / 2, days)
         if seconds:
-            measured[who] |= {
+            indices[who] |= {
                 "solve_ms_median": 1e3 * float(np.median(seconds)),
                 "solve_ms_99": 1e3 * float(np.quantile(seconds, 0.99)),
             }
-        write_json(folder / "metrics.json", measured)
+        write_json(folder / "metrics.json", indices)
         print(
-            f"{NAMES[who]}: EQI {measured[who]['EQI']:.0f}, OCI "
-            f"{measured[who]['OCI']:.0f}, ammonia above its limit "
-            f"{measured[who]['above SNH']:.1%} of the time",
+            f"{NAMES[who]}: EQI {indices[who]['EQI']:.0f}, OCI "
+            f"{indices[who]['OCI']:.0f}, ammonia above its limit "
+            f"{indices[who]['above SNH']:.1%} of the time",
             flush=True,
         )
     draw(folder, plant, runs, weather)
-    write_report(folder, arguments, measured)
+    write_report(folder, arguments, indices)
     print(f"\nWrote {folder}/report.md, and what it shows beside it")
 
 
@@ -115,12 +116,12 @@ def season(plant, arguments):
 
 
 def model_of(arguments, folder):
-    """A forecaster of the control task."""
+    """A forecaster of what sensors measure."""
     if arguments.model is not None:
         return orrery.load(arguments.model)
     weather = "recorded" if arguments.size == "full" else "generated"
     data = load_plant_data(
-        "control",
+        "measured",
         arguments.size,
         weather,
         data_dir=arguments.data_dir,
@@ -153,7 +154,7 @@ def control(plant, start, weather, controller, arguments):
     seconds, steps = [], controller.steps
     for row in range(first, len(weather) - 1):
         recent = slice(row - first + 1, row + 1)
-        outputs = performance_outputs(plant, np.array(states[recent]))
+        outputs = measured(plant, np.array(states[recent]))
         given = np.array(held[row - first + 1 : row] + held[-1:])
         log = np.column_stack([outputs, given, weather[recent, FLOW]])
         flow = None
@@ -189,10 +190,10 @@ def draw(folder, plant, runs, weather):
     grid[0].plot(days, weather[:, FLOW], color="black")
     grid[0].set_ylabel("flow, m3/d")
     for number, (who, found) in enumerate(runs.items()):
-        outputs = performance_outputs(plant, found["states"])
+        outputs = measured(plant, found["states"])
         for axes, rows, label in (
-            (grid[1], outputs[:, OUTPUTS.index("SNH")], "ammonia, g/m3"),
-            (grid[2], outputs[:, OUTPUTS.index("SNO")], "nitrate, g/m3"),
+            (grid[1], outputs[:, _column("SNH")], "ammonia, g/m3"),
+            (grid[2], outputs[:, _column("SNO")], "nitrate, g/m3"),
             (grid[3], found["controls"][:, 0], "KLa5, 1/d"),
             (grid[4], found["controls"][:, 1], "Qa, m3/d"),
         ):
@@ -205,7 +206,11 @@ def draw(folder, plant, runs, weather):
     figure.savefig(folder / "control.png", dpi=120)
 
 
-def write_report(folder, arguments, measured):
+def _column(name):
+    return MEASURED.index(f"{name} effluent")
+
+
+def write_report(folder, arguments, indices):
     """Write `report.md`."""
     lines = [
         "# Koopman control of a wastewater plant",
@@ -223,7 +228,7 @@ def write_report(folder, arguments, measured):
         "above 18 | ms a step, median | 99 % |",
         "|---|" + "---|" * (len(SHOWN) + 4),
     ]
-    for who, found in measured.items():
+    for who, found in indices.items():
         cells = [f"{found[name]:,.0f}" for name in SHOWN]
         cells += [f"{found[f'above {name}']:.1%}" for name in ("SNH", "TN")]
         for name in ("solve_ms_median", "solve_ms_99"):

@@ -53,8 +53,7 @@ def command_line(argv=None):
     add(
         "--decoder",
         choices=("mlp", "linear", "gru"),
-        help="of forecasts, where not the preset's; linear gives a model for "
-        "control",
+        help="of forecasts, where not the preset's",
     )
     add(
         "--epochs",

@@ -3,11 +3,15 @@
 import numpy as np
 
 from ..datasets.bsm1 import BSM1Plant
-from ..datasets.plant_performance import LIMITS, OUTPUTS
+from ..datasets.plant_episodes import MEASURED
+from ..datasets.plant_performance import LIMITS
 from .linear_mpc import LinearMPC
 
-# Of the effluent quality index, for each of `OUTPUTS`.
-POLLUTION = {"SNO": 10.0, "TSS": 2.0, "COD": 1.0, "SNKj": 30.0, "BOD5": 2.0}
+# Of the effluent quality index: what controls reach within hours, in the last
+# tank, from where the effluent takes hours more.
+POLLUTION = {"SNH5": 30.0, "SNO5": 10.0}
+# g/m3 of nitrogen that is neither of the two.
+OTHER_NITROGEN = 2.0
 # Step of the difference quotients, of a control's range.
 PROBE = 0.05
 
@@ -21,14 +25,16 @@ class KoopmanMPC:
     `KoVAE` with a linear decoder) are so told exactly, others to first order
     about the plan. Controls are chosen to minimise, over the model's horizon,
 
-        sum_h  EQI_h + price (AE_h + PE_h) + |u_h - u_{h-1}|_R^2 + slack^2,
+        sum_h  (30 SNH5_h + 10 SNO5_h) Qe_h + price (AE_h + PE_h)
+            + |u_h - u_{h-1}|_R^2 + slack^2,
 
-    within the bounds of the plant's controllers, ammonia and total nitrogen
-    softly below their limits; the first of them acts until the next row. The
-    rest is linear: without a price of changes the answer is at some bound.
+    the quality index of what leaves the last tank but for solids, within the
+    bounds of the plant's controllers, ammonia and nitrogen softly below their
+    limits; the first of them acts until the next row. But for slack and changes
+    it is linear: without a price of changes the answer is at some bound.
 
     Args:
-        model: a `Forecaster` of the plant's `"control"` outputs.
+        model: a `Forecaster` of what the plant's sensors measure.
         price: float > 0, of a kWh in units of a kg of pollution. Defaults to
             `1.0`.
         change: float >= 0, price of a change through a control's whole range,
@@ -55,22 +61,21 @@ class KoopmanMPC:
         high=(240.0, 92_230.0),
     ):
         sizes = model.observed_dim, model.control_dim, model.disturbance_dim
-        if sizes != (len(OUTPUTS), 2, 1):
+        if sizes != (len(MEASURED), 2, 1):
             raise ValueError(
-                "`model` must have the plant's control task: "
-                f"{len(OUTPUTS)} outputs, 2 controls and the flow. Received: "
-                f"{sizes}"
+                f"`model` must forecast the plant's {len(MEASURED)} sensors "
+                f"from 2 controls and the flow. Received: {sizes}"
             )
         self.model, self.steps = model, model.horizon
         plant = BSM1Plant()
         self.wasted = plant.wasted
-        self.weights = np.array([POLLUTION.get(n, 0.0) for n in OUTPUTS])
         self.low, self.high = (np.array(x, "float64") for x in (low, high))
         span = self.high - self.low
-        # Total nitrogen is one more output, the sum of two.
-        total = [float(name in ("SNO", "SNKj")) for name in OUTPUTS]
-        self.outputs = np.vstack([np.eye(len(OUTPUTS)), total])
-        limits = [LIMITS["SNH"] if n == "SNH" else np.inf for n in OUTPUTS]
+        ammonia, nitrate = (
+            np.eye(len(MEASURED))[MEASURED.index(name)] for name in POLLUTION
+        )
+        self.outputs = np.stack([ammonia, nitrate, ammonia + nitrate])
+        self.weights = np.array([*POLLUTION.values(), 0.0])
         self.mpc = LinearMPC(
             self.steps,
             low,
@@ -78,7 +83,9 @@ class KoopmanMPC:
             cost=price
             * np.array([plant.saturation / 1800 * plant.volumes[-1], 0.004]),
             change=change / span**2,
-            limits=np.array([*limits, LIMITS["TN"]]),
+            limits=np.array(
+                [LIMITS["SNH"], np.inf, LIMITS["TN"] - OTHER_NITROGEN]
+            ),
             slack_weight=1e3,
         )
         self.plan = None
@@ -87,7 +94,7 @@ class KoopmanMPC:
         """KLa5 and Qa until the next row.
 
         Args:
-            rows: array `(L, 11)`, the last rows of the log: outputs, controls,
+            rows: array `(L, 14)`, the last rows of the log: sensors, controls,
                 flow. Controls and flow of the last row are not known yet: what
                 stands there is not looked at.
             flow: array `(H,)`, of the influent to come, m3/d. Defaults to
@@ -101,16 +108,15 @@ class KoopmanMPC:
             ValueError: if a shape does not fit.
         """
         rows = np.array(rows, "float64")
-        before = rows[-2, len(OUTPUTS) :]
+        before = rows[-2, len(MEASURED) :]
         if flow is None:
             flow = np.full(self.steps, before[-1])
         flow = np.asarray(flow, "float64")
-        rows[-1, len(OUTPUTS) :] = before
+        rows[-1, len(MEASURED) :] = before
         if self.plan is None:
             held = np.clip(before[:2], self.low, self.high)
             self.plan = np.tile(held, (self.steps, 1))
-        quality = self.weights * (flow - self.wasted)[:, None] / 1000
-        price = np.pad(quality, ((0, 0), (0, 1)))
+        price = self.weights * (flow - self.wasted)[:, None] / 1000
         free, gain = self.response(rows, flow, self.plan)
         chosen = self.mpc.solve(free, gain, before[:2], price)
         self.plan = np.concatenate([chosen[1:], chosen[-1:]])
@@ -120,13 +126,13 @@ class KoopmanMPC:
         """Outputs to first order in the controls, `y = free + gain u`.
 
         Args:
-            rows: array `(L, 11)`, without NaN.
+            rows: array `(L, 14)`.
             flow: array `(H,)`.
             plan: array `(H, 2)`, the controls about which it is taken.
 
         Returns:
-            Arrays `(H, 9)` and `(9 H, 2 H)`, rows and columns step by step;
-            total nitrogen is the last output.
+            Arrays `(H, 3)` and `(3 H, 2 H)`, rows and columns step by step:
+            ammonia and nitrate of the last tank, and their sum.
         """
         probe = PROBE * (self.high - self.low)
         probe = np.where(plan + probe > self.high, -probe, probe).ravel()

@@ -194,7 +194,7 @@ def test_a_plant_under_control(recipe, tmp_path, capsys):
     assert found["mpc"]["solve_ms_median"] > 0
     assert "| Koopman MPC |" in (tmp_path / "report.md").read_text()
     model = orrery.load(tmp_path / "model.keras")
-    assert (model.observed_dim, model.horizon) == (8, 20)
+    assert (model.observed_dim, model.horizon) == (11, 20)
     for given, message in (
         (("--days", 0.5), "--days must be"),
         (("--model", "x", "--steps", 3), "--steps has no effect"),
