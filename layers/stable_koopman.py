@@ -18,7 +18,7 @@ SLACK = 1e-6
 
 @keras.saving.register_keras_serializable(package="orrery")
 class StableKoopman(keras.layers.Layer):
-    """Rolls a latent state out by `z' = A z + B u + E d`.
+    """Rolls a latent state out by `z' = A z + B u + E d`, or bilinearly.
 
     `"stable"`: A has 2x2 blocks, rotations by theta scaled by `r =
     max_modulus exp(-softplus(nu) - 1e-6)`, so that no eigenvalue leaves the
@@ -31,6 +31,12 @@ class StableKoopman(keras.layers.Layer):
     ridge regression of streaming statistics (`StreamingEDMD`); no gradient
     passes to them.
 
+    With a `bilinear_rank` r, what acts from outside, `w = [u, d]`, also changes
+    the dynamics, as it does in any process that is affine in its inputs:
+    `z' = A z + B u + E d + P ((F w) o (G z))` with F `(r, m + p)`, G and P^T
+    `(r, k)`; A are the dynamics where w is 0, and what is said of its
+    eigenvalues holds there.
+
     Args:
         latent_dim: int > 0, k; even if `"stable"`.
         control_dim: int >= 0, m, numbers u of a step. Defaults to `0`.
@@ -42,6 +48,8 @@ class StableKoopman(keras.layers.Layer):
         penalty: a `SpectralPenalty` of a free A, added to the loss in training.
             Defaults to `None`.
         ridge: float > 0, of the least squares, relative. Defaults to `1e-4`.
+        bilinear_rank: int >= 0, r, of `"bounded"` and `"free"`. Defaults to
+            `0`.
         **kwargs: `name`, `dtype` and the like of `keras.layers.Layer`.
 
     Call arguments:
@@ -69,6 +77,8 @@ class StableKoopman(keras.layers.Layer):
     Reference:
         - [Orvieto et al., 2023](https://arxiv.org/abs/2303.06349), the blocks.
         - [Han et al., 2024](https://arxiv.org/abs/2405.12478), controls.
+        - [Bruder et al., 2020](https://arxiv.org/abs/2010.09961), bilinear
+          ones.
     """
 
     def __init__(
@@ -80,6 +90,7 @@ class StableKoopman(keras.layers.Layer):
         max_modulus=1.0,
         penalty=None,
         ridge=1e-4,
+        bilinear_rank=0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -94,6 +105,16 @@ class StableKoopman(keras.layers.Layer):
             "max_modulus", max_modulus, "in (0, 1]", lambda r: 0 < r <= 1
         )
         check_real("ridge", ridge, "above 0", lambda r: r > 0)
+        check_integer("bilinear_rank", bilinear_rank, 0)
+        if bilinear_rank and (
+            mode not in ("bounded", "free") or not control_dim + disturbance_dim
+        ):
+            raise ValueError(
+                "`bilinear_rank` needs mode='bounded' or 'free', and something "
+                f"that acts. Received: bilinear_rank={bilinear_rank}, "
+                f"mode={mode!r}, {control_dim} controls and {disturbance_dim} "
+                "disturbances"
+            )
         if mode == "stable" and latent_dim % 2:
             raise ValueError(
                 "`latent_dim` must be even with mode='stable', whose blocks "
@@ -120,6 +141,7 @@ class StableKoopman(keras.layers.Layer):
             else penalty
         )
         self.ridge = ridge
+        self.bilinear_rank = bilinear_rank
         if mode == "lstsq":
             self.edmd = StreamingEDMD(ridge=ridge, dtype="float32", name="edmd")
 
@@ -175,6 +197,22 @@ class StableKoopman(keras.layers.Layer):
                 trainable=trainable,
                 autocast=False,
             )
+        if self.bilinear_rank:
+            # P is zero at first: the dynamics begin as linear ones.
+            rank = self.bilinear_rank
+            self.gate_kernel, self.read_kernel, self.write_kernel = (
+                self.add_weight(
+                    name=name,
+                    shape=shape,
+                    initializer=initializer,
+                    autocast=False,
+                )
+                for name, shape, initializer in (
+                    ("gate_kernel", (self.input_dim, rank), "glorot_normal"),
+                    ("read_kernel", (k, rank), "glorot_normal"),
+                    ("write_kernel", (rank, k), "zeros"),
+                )
+            )
         if self.mode == "lstsq":
             self.edmd.build((None, k + self.input_dim))
 
@@ -192,14 +230,17 @@ class StableKoopman(keras.layers.Layer):
             )
         state = ops.cast(z, "float32")
         drive = None if noise is None else ops.cast(noise, "float32")
+        gates = None
         if inputs is not None:
             inputs = ops.cast(inputs, "float32")
             driven = ops.matmul(inputs, self.input_kernel)
             drive = driven if drive is None else driven + drive
+            if self.bilinear_rank:
+                gates = ops.matmul(inputs, self.gate_kernel)
         if self.mode == "stable":
             states = self._respond(state, drive, steps)
         else:
-            states = self._iterate(state, drive, steps)
+            states = self._iterate(state, drive, gates, steps)
         return ops.cast(states, self.compute_dtype)
 
     def step(self, z, u=None, d=None):
@@ -216,6 +257,9 @@ class StableKoopman(keras.layers.Layer):
         if inputs is not None:
             inputs = ops.cast(inputs, "float32")
             state = state + ops.matmul(inputs, self.input_kernel)
+            if self.bilinear_rank:
+                gates = ops.matmul(inputs, self.gate_kernel)
+                state = state + self._gated(ops.cast(z, "float32"), gates)
         return ops.cast(state, self.compute_dtype)
 
     def observe(self, z, z_next, u=None, d=None):
@@ -297,6 +341,7 @@ class StableKoopman(keras.layers.Layer):
             "penalty": self.penalty
             and keras.saving.serialize_keras_object(self.penalty),
             "ridge": self.ridge,
+            "bilinear_rank": self.bilinear_rank,
         }
 
     def _exponent(self):
@@ -315,11 +360,19 @@ class StableKoopman(keras.layers.Layer):
         )
         return ops.concatenate(parts, axis=-1)[:, 1:]
 
-    def _iterate(self, state, drive, steps):
+    def _iterate(self, state, drive, gates, steps):
         kernel, states = ops.transpose(self.transition()), []
         for step in range(steps):
-            state = ops.matmul(state, kernel)
+            after = ops.matmul(state, kernel)
+            if gates is not None:
+                after = after + self._gated(state, gates[:, step])
             if drive is not None:
-                state = state + drive[:, step]
+                after = after + drive[:, step]
+            state = after
             states.append(state)
         return ops.stack(states, axis=1)
+
+    def _gated(self, state, gates):
+        """`P ((F w) o (G z))`, of states `(..., k)` and gates `F w`."""
+        read = ops.matmul(state, self.read_kernel)
+        return ops.matmul(gates * read, self.write_kernel)

@@ -38,6 +38,8 @@ ABLATIONS = {
     "KoVAE, soft": {"koopman": "soft"},
     "KoVAE, margin 0.05": {"koopman": "soft", "margin": 0.05},
     "KoVAE, least squares": {"koopman": "lstsq"},
+    "KoVAE, bilinear": {"bilinear_rank": 64},
+    "KoVAE, bilinear, free": {"bilinear_rank": 64, "koopman": "free"},
     "KoVAE, no divergence": {"beta": 0.0},
     "KoVAE, latent term": {"latent_weight": 0.1},
     "KoVAE, linear decoder": {"decoder": "linear"},

@@ -26,7 +26,7 @@ class KoVAE(Forecaster):
 
     A causal encoder gives `q(z_t | x_1 ... x_t, u_1 ... u_{t-1}, d_1 ...)`; the
     prior is linear, `p(z_{t+1} | z_t, u_t, d_t) = N(A z_t + B u_t + E d_t,
-    diag(exp(w)))`; the forecast decodes the roll-out of A, B and E from z_O.
+    diag(exp(w)))`, or bilinear; the forecast decodes its roll-out from z_O.
 
         L = |dec(z) - x|^2 + alpha (|dec(zhat) - x|^2 + w_l |zhat - mu|^2)
             + beta KL / k + gamma penalty(A),
@@ -42,6 +42,8 @@ class KoVAE(Forecaster):
         koopman: `"bounded"`, `"stable"`, `"free"`, `"soft"` (free, with a
             penalty on a spectral radius above 1) or `"lstsq"`; see
             `StableKoopman`. Defaults to `"bounded"`.
+        bilinear_rank: int >= 0, of what acts and z together, see
+            `StableKoopman`. Defaults to `0`.
         decoder: `"mlp"`, `"linear"` or `"gru"`. Defaults to `"mlp"`.
         norm: `"layer"` or `None`. Defaults to `"layer"`.
         dropout: float in [0, 1). Defaults to `0.0`.
@@ -91,6 +93,7 @@ class KoVAE(Forecaster):
         latent_dim=64,
         hidden_dim=128,
         koopman="bounded",
+        bilinear_rank=0,
         decoder="mlp",
         norm="layer",
         dropout=0.0,
@@ -135,6 +138,7 @@ class KoVAE(Forecaster):
             "latent_dim": latent_dim,
             "hidden_dim": hidden_dim,
             "koopman": koopman,
+            "bilinear_rank": bilinear_rank,
             "decoder": decoder,
             "norm": norm,
             "dropout": dropout,
@@ -167,6 +171,7 @@ class KoVAE(Forecaster):
                 self.control_dim,
                 self.disturbance_dim,
                 "free" if koopman == "soft" else koopman,
+                bilinear_rank=bilinear_rank,
                 dtype="float32",
                 name="operator",
             ),
@@ -408,12 +413,14 @@ class KoVAE(Forecaster):
             are added to the last row).
 
         Raises:
-            ValueError: if the decoder is not linear.
+            ValueError: if the decoder or the dynamics are not linear.
         """
-        if self.options["decoder"] != "linear":
+        options = self.options
+        if options["decoder"] != "linear" or options["bilinear_rank"]:
             raise ValueError(
-                "A linear model needs decoder='linear'. Received: "
-                f"decoder={self.options['decoder']!r}"
+                "A linear model needs decoder='linear' and bilinear_rank=0. "
+                f"Received: decoder={options['decoder']!r}, "
+                f"bilinear_rank={options['bilinear_rank']}"
             )
         kernel, offset = (
             ops.convert_to_numpy(w).astype("float64")

@@ -265,3 +265,60 @@ def test_noise_is_added_to_each_step(mode):
         np.testing.assert_allclose(state, z, atol=1e-5)
     layer = build(mode, 0, 0)
     assert layer(Z, noise=noise).shape == (3, H, K)
+
+
+def bilinear(mode="free"):
+    layer = build(mode, bilinear_rank=4)
+    layer.write_kernel.assign(RNG.normal(size=(4, K)) / 5)
+    return layer
+
+
+@pytest.mark.parametrize("mode", ["free", "bounded"])
+def test_what_acts_changes_the_dynamics(mode):
+    layer = bilinear(mode)
+    gate, read, write = map(
+        to_numpy, (layer.gate_kernel, layer.read_kernel, layer.write_kernel)
+    )
+    a, b, e = layer.matrices()
+    z, found = Z.astype("float64"), to_numpy(layer(Z, U, D))
+    for step in range(H):
+        w = np.concatenate([U[:, step], D[:, step]], axis=1)
+        z = z @ a.T + w @ np.hstack([b, e]).T + (w @ gate * (z @ read)) @ write
+        np.testing.assert_allclose(found[:, step], z, atol=1e-4)
+
+
+def test_a_bilinear_roll_out_is_its_steps():
+    layer, z = bilinear(), ops.convert_to_tensor(Z)
+    for step, state in enumerate(np.moveaxis(to_numpy(layer(Z, U, D)), 1, 0)):
+        z = layer.step(z, U[:, step], D[:, step])
+        np.testing.assert_allclose(to_numpy(z), state, atol=1e-4)
+
+
+def test_bilinear_dynamics_begin_as_linear_ones():
+    layer = build("free", bilinear_rank=4)
+    np.testing.assert_allclose(
+        to_numpy(layer(Z, U, D)), reference(layer, Z, U, D), atol=1e-5
+    )
+
+
+def test_bilinear_contract(contract):
+    contract(
+        lambda: StableKoopman(K, M, P, "bounded", bilinear_rank=4),
+        Z,
+        call_kwargs={"u": U, "d": D},
+        trainable_gradients=False,
+        variable_length=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (K, M, P, "stable", 1.0),
+        (K, M, P, "lstsq", 1.0),
+        (K, 0, 0, "free", 1.0),
+    ],
+)
+def test_where_nothing_can_be_bilinear(arguments):
+    with pytest.raises(ValueError, match="`bilinear_rank` needs"):
+        StableKoopman(*arguments, bilinear_rank=2)
