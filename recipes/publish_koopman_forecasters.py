@@ -44,6 +44,9 @@ def main():
     name += f"_{settings['history']}_{settings['horizon']}"
     results = ROOT / "results"
     shutil.copy(arguments.run / "comparison.csv", results / f"{name}.csv")
+    robustness = arguments.run / "robustness.csv"
+    if robustness.exists():
+        shutil.copy(robustness, results / f"{name}_robustness.csv")
     for picture in PICTURES:
         path = arguments.run / f"{picture}.png"
         if path.exists():

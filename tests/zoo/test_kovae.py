@@ -336,6 +336,8 @@ def test_the_linear_model_is_the_forecast():
     )
     with pytest.raises(ValueError, match="decoder='linear'"):
         make().linear_model()
+    with pytest.raises(ValueError, match="bilinear_rank=0"):
+        make(decoder="linear", bilinear_rank=2).linear_model()
 
 
 def test_the_spectrum_in_hours():
@@ -409,3 +411,39 @@ def test_bad_rows():
     with pytest.raises(ValueError, match="`future` must be among"):
         model.compile("sgd")
         model.fit(INPUTS, verbose=0)
+
+
+def test_bilinear_dynamics_learn_a_product():
+    """What is set multiplies what is there: no linear roll-out tells that."""
+    generator, episodes = np.random.default_rng(0), []
+    for _ in range(6):
+        u, x = generator.uniform(0, 1, (60, 1)), [1.0]
+        for row in u[:, 0]:
+            x.append(x[-1] + 0.3 * (1 - x[-1]) - 0.6 * row * x[-1])
+        rows = np.array(x)[:, None]
+        episodes.append(Episode(rows, u, np.zeros((60, 0))))
+    data = SeriesData("x", ("a",), ("u",), (), 1.0, {"train": episodes})
+    errors = {}
+    for rank in (0, 4):
+        keras.utils.set_random_seed(0)
+        model = KoVAE(
+            1,
+            1,
+            0,
+            4,
+            8,
+            latent_dim=2,
+            hidden_dim=8,
+            decoder="linear",
+            bilinear_rank=rank,
+            beta=0.0,
+        )
+        model.adapt(data)
+        model.compile(keras.optimizers.Adam(1e-2))
+        windows = ForecastWindows(data, "train", 4, 8, batch_size=64)
+        model.fit(windows, epochs=40, shuffle=False, verbose=0)
+        windows = data.windows("train", 4, 8)
+        inputs = {"past": windows["past"], "controls": windows["controls"]}
+        forecast = model.predict(inputs, verbose=0)
+        errors[rank] = np.mean((forecast - windows["future"]) ** 2)
+    assert errors[4] < 0.5 * errors[0]
