@@ -29,32 +29,34 @@ LEARNED = {
     "GRU": (GRUForecaster, {}),
     "deep Koopman": (DeepKoopman, {}),
     "MamKO": (MamKO, {}),
-    "KoVAE": (KoVAE, {}),
+    "KoVAE": (KoVAE, MODELS["lean"]),
 }
 # What is changed of KoVAE, one thing at a time.
 ABLATIONS = {
-    "KoVAE, stable": {"koopman": "stable"},
+    "KoVAE, linear": {"bilinear_rank": 0},
+    "KoVAE, linear, stable": {"bilinear_rank": 0, "koopman": "stable"},
+    "KoVAE, linear, least squares": {"bilinear_rank": 0, "koopman": "lstsq"},
     "KoVAE, free": {"koopman": "free"},
     "KoVAE, soft": {"koopman": "soft"},
     "KoVAE, margin 0.05": {"koopman": "soft", "margin": 0.05},
-    "KoVAE, least squares": {"koopman": "lstsq"},
-    "KoVAE, bilinear": {"bilinear_rank": 64},
-    "KoVAE, bilinear, free": {"bilinear_rank": 64, "koopman": "free"},
     "KoVAE, no divergence": {"beta": 0.0},
     "KoVAE, latent term": {"latent_weight": 0.1},
     "KoVAE, linear decoder": {"decoder": "linear"},
     "KoVAE, GRU decoder": {"decoder": "gru"},
     "KoVAE, dropout": {"dropout": 0.1},
 }
-LEARNED |= {name: (KoVAE, more) for name, more in ABLATIONS.items()}
 LEARNED |= {
-    f"{name}, values": (model, {"skip": None})
-    for name, (model, more) in list(LEARNED.items())
-    if not more
+    f"{name}, values": (model, {**options, "skip": None})
+    for name, (model, options) in list(LEARNED.items())
+}
+LEARNED |= {
+    name: (KoVAE, {**MODELS["lean"], **changed})
+    for name, changed in ABLATIONS.items()
 }
 LEARNED["KoVAE, new"] = (KoVAE, MODELS["new"])
 LEARNED["KoVAE, effective"] = (EffectiveKoVAE, {})
-MAIN = (*LINEAR, "MLP", "GRU", "deep Koopman", "MamKO", "KoVAE")
+MAIN = (*LINEAR, "MLP", "GRU", "deep Koopman", "MamKO", "KoVAE, linear")
+MAIN += ("KoVAE",)
 
 
 def build(name, size, history, horizon, seed):

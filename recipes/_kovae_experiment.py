@@ -93,6 +93,8 @@ def build(arguments, data):
     for name in ("koopman", "decoder"):
         if getattr(arguments, name) is not None:
             options[name] = getattr(arguments, name)
+    if options.get("koopman") in ("stable", "lstsq"):
+        options["bilinear_rank"] = 0
     if options.get("koopman") != "soft":
         for name in ("gamma", "margin"):
             if options.pop(name, None) is not None:

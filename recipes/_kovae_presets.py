@@ -3,11 +3,12 @@
 `new` has the sizes and weights that the report proposed for its second version,
 on a model that is right; `old` those of its first version, which had no
 controls; `effective` is what that code really ran, `orrery.zoo.legacy.kovae`.
-`lean` is Orrery's own: half the width, no dropout, a bounded operator.
+`lean` is Orrery's own: half the width, no dropout, a bounded operator, and
+dynamics that are bilinear in what acts.
 """
 
 MODELS = {
-    "lean": {},
+    "lean": {"bilinear_rank": 64},
     "new": {
         "latent_dim": 64,
         "hidden_dim": 256,

@@ -3,7 +3,7 @@ r"""Compare Koopman forecasters with each other and with those that are none.
     python recipes/compare_koopman.py                     # small, two seeds
     python recipes/compare_koopman.py --size full --weather recorded \\
         --steps 2000 --seeds 5
-    python recipes/compare_koopman.py --arms ridge KoVAE "KoVAE, stable"
+    python recipes/compare_koopman.py --arms ridge KoVAE "KoVAE, linear"
 
 All are trained on the same windows for the same number of steps, and judged by
 one function on episodes and on a storm that none has seen, once knowing what

@@ -36,7 +36,7 @@ def command_line(argv=None):
     add(
         "--forecaster",
         default="KoVAE",
-        choices=("KoVAE", "KoVAE, linear decoder", "MamKO", "GRU"),
+        choices=("KoVAE", "KoVAE, linear", "MamKO", "GRU"),
         help="who is trained",
     )
     add(
@@ -50,8 +50,8 @@ def command_line(argv=None):
     add(
         "--price",
         type=float,
-        default=1.0,
-        help="of a kWh, in kg of pollution",
+        default=0.6,
+        help="of a kWh, in kg of pollution; fixed on generated weather",
     )
     add(
         "--change",
