@@ -50,13 +50,13 @@ def command_line(argv=None):
     add(
         "--price",
         type=float,
-        default=0.6,
+        default=0.5,
         help="of a kWh, in kg of pollution; fixed on generated weather",
     )
     add(
         "--change",
         type=float,
-        default=3e4,
+        default=2e4,
         help="price of a change through a control's whole range, kg/d",
     )
     add(

@@ -36,9 +36,9 @@ class KoopmanMPC:
     Args:
         model: a `Forecaster` of what the plant's sensors measure.
         price: float > 0, of a kWh in units of a kg of pollution. Defaults to
-            `1.0`.
+            `0.5`.
         change: float >= 0, price of a change through a control's whole range,
-            in the unit of the sum, kg/d. Defaults to `3e4`.
+            in the unit of the sum, kg/d. Defaults to `2e4`.
         low, high: pairs of bounds of KLa5 (1/d) and Qa (m3/d). Default to those
             of the benchmark.
 
@@ -55,8 +55,8 @@ class KoopmanMPC:
     def __init__(
         self,
         model,
-        price=1.0,
-        change=3e4,
+        price=0.5,
+        change=2e4,
         low=(0.0, 0.0),
         high=(240.0, 92_230.0),
     ):
