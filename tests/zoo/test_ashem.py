@@ -142,7 +142,8 @@ def test_hard_tokens_keep_their_windows():
 def test_windows_without_a_hard_token_are_left_out():
     model = small()
     confidence = confidences(model)
-    level = float(np.sort(confidence.min(axis=1))[1])
+    # Between two windows, whatever rounding does to either.
+    level = float(np.sort(confidence.min(axis=1))[1:3].mean())
     found = collect_hard_examples(model, BATCHES, level)
     assert len(found["weights"]) == (confidence < level).any(1).sum() < 12
 
