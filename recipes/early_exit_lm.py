@@ -23,7 +23,7 @@ DEFAULT_ARMS = ("exits", "shallow")
 LEGACY = {"backend", "data_dir", "seed", "dataset", "out", "smoke"}
 LEGACY |= {"protocol", "init", "resume"}
 DEFAULTS = {
-    "stdlib": {"preset": "early_exit_lm_stdlib", "epochs": 2},
+    "stdlib": {"preset": "early_exit_lm_stdlib", "epochs": 1},
     "wikitext2": {"preset": "early_exit_lm_small", "epochs": 2},
 }
 
