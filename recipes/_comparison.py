@@ -132,7 +132,7 @@ def announce(arguments, data, settings, arms, seeds):
         f"{60 * data.step:g} minutes apart; {settings['steps']} steps of "
         f"{arguments.batch_size} windows, {seeds} seeds, backend "
         f"{arguments.backend}, {arguments.devices} device(s). Without flags "
-        "about three minutes on two cores with JAX. Results go to "
+        "about four minutes on two cores with JAX. Results go to "
         f"{arguments.out}.",
         flush=True,
     )

@@ -22,7 +22,7 @@ def command_line(argv=None):
     flags = _command_line.parser(__doc__.splitlines()[0])
     add = flags.add_argument
     add("--dataset", default="bsm1", help="bsm1, or the path of a .csv file")
-    add("--steps", type=int, default=300, help="of training, of each network")
+    add("--steps", type=int, default=150, help="of training, of each network")
     add("--seeds", type=int, default=2, help="2 or more, from 0")
     add("--learning-rate", type=float, default=2e-3, help="the highest")
     add(
