@@ -129,6 +129,7 @@ class SelectiveKoopman(keras.layers.Layer):
         self.lift.build((*x_shape[:-1], self.hidden_dim))
         self.chooser.build((x_shape[0], None, seen))
         self.step_size.build((x_shape[0], None, self.delta_rank))
+        # Of the shape that Keras initializes for a depthwise convolution.
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.conv_width, seen, 1),
@@ -186,8 +187,8 @@ class SelectiveKoopman(keras.layers.Layer):
     def _convolve(self, rows, steps):
         """The last steps of a depthwise convolution with padding, a sum.
 
-        As a convolution of so many groups its gradient takes XLA longer than
-        all the rest.
+        As a convolution of so many groups its gradient takes XLA nearly as
+        long as all the rest of a step.
         """
         margin = self.conv_width - 1
         padded = ops.pad(rows, ((0, 0), (margin, margin), (0, 0)))

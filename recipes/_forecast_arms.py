@@ -73,6 +73,8 @@ def build(name, size, history, horizon, seed):
     options = dict(options)
     if model in (KoVAE, EffectiveKoVAE):
         options["seed"] = seed
+    if not any(size[1:]):
+        options.pop("bilinear_rank", None)
     if model is MamKO:
         # As far back as the horizon asks for, and ten rows at least.
         options["conv_width"] = max(10, horizon - history + 2)

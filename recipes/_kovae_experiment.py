@@ -93,7 +93,9 @@ def build(arguments, data):
     for name in ("koopman", "decoder"):
         if getattr(arguments, name) is not None:
             options[name] = getattr(arguments, name)
-    if options.get("koopman") in ("stable", "lstsq"):
+    linear = options.get("koopman") in ("stable", "lstsq")
+    # Nothing acts on what is only observed.
+    if linear or not any(size[0][1:]):
         options["bilinear_rank"] = 0
     if options.get("koopman") != "soft":
         for name in ("gamma", "margin"):

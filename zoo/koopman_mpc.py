@@ -22,8 +22,9 @@ class KoopmanMPC:
     At each row a forecaster is asked what the plan of the row before would
     bring, and what each of its numbers adds, by difference quotients in one
     batch of forecasts. Outputs affine in the controls to come (`MamKO`, and
-    `KoVAE` with a linear decoder) are so told exactly, others to first order
-    about the plan. Controls are chosen to minimise, over the model's horizon,
+    `KoVAE` with linear dynamics and decoder) are so told exactly, others to
+    first order about the plan. Controls are chosen to minimise, over the
+    model's horizon,
 
         sum_h  (30 SNH5_h + 10 SNO5_h) Qe_h + price (AE_h + PE_h)
             + |u_h - u_{h-1}|_R^2 + slack^2,
@@ -44,7 +45,8 @@ class KoopmanMPC:
 
     Raises:
         ImportError: if OSQP is not installed; says how to install it.
-        ValueError: if the model has other outputs.
+        ValueError: if the model has other outputs, or a bound is not below the
+            other.
 
     Reference:
         - [Han et al., 2024](https://arxiv.org/abs/2405.12478); one quadratic
@@ -71,6 +73,10 @@ class KoopmanMPC:
         self.wasted = plant.wasted
         self.low, self.high = (np.array(x, "float64") for x in (low, high))
         span = self.high - self.low
+        if not (span > 0).all():
+            raise ValueError(
+                f"`low` must be below `high`. Received: {low} and {high}"
+            )
         ammonia, nitrate = (
             np.eye(len(MEASURED))[MEASURED.index(name)] for name in POLLUTION
         )

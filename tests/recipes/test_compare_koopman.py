@@ -96,6 +96,15 @@ def test_lost_values_are_taken_from_the_row_before(recipe):
     np.testing.assert_allclose(noisy.std((0, 1)), 0.1 * scale, rtol=0.2)
 
 
+def test_what_nothing_acts_on_is_linear(recipe):
+    build = importlib.import_module("_forecast_arms").build
+    ranks = [
+        build("KoVAE", size, 6, 3, 0).options["bilinear_rank"]
+        for size in ((3, 1, 0), (3, 0, 0))
+    ]
+    assert ranks == [64, 0]
+
+
 def test_a_difference_is_judged_over_episodes(recipe):
     over = importlib.import_module("_comparison_report").over_episodes
     theirs = {s: {"nrmse_by_episode": [0.1, 0.2, 0.3, 0.4]} for s in (0, 1)}

@@ -100,3 +100,5 @@ def test_what_is_not_known_yet_is_not_looked_at(model):
 def test_other_models_are_refused(model):
     with pytest.raises(ValueError, match="sensors"):
         KoopmanMPC(KoVAE(3, 2, 1, L, H, decoder="linear"))
+    with pytest.raises(ValueError, match="`low` must be below"):
+        KoopmanMPC(model, low=(0.0, 5e4), high=(240.0, 5e4))
