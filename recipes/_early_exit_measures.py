@@ -14,13 +14,14 @@ from orrery.zoo.generation import generate
 from orrery.zoo.self_speculation import speculate
 from orrery.zoo.step_scores import score_steps
 
-# Of the calibration text: what leaves at the thresholds that are tried.
+# Of the calibration text: what leaves at the thresholds that are tried (every
+# second one where that text is short, and a run meant to be).
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 # What the threshold of choice may cost: one per cent of the perplexity.
 ALLOWED = math.log(1.01)
 ALPHAS, DELTA, THRESHOLDS = (0.01, 0.02, 0.05, 0.1), 0.02, 50
 # Windows that calibrate, or show a curve; the chosen threshold has them all.
-WINDOWS = 1_000
+WINDOWS = 1_000  # Fewer: a short text.
 BINS = 20
 # Stretches of calibration text that are redrawn whole.
 PIECES = 20
@@ -41,11 +42,15 @@ def measure(models, blocks, arguments):
         tuple(spread(part) for part in blocks[split])
         for split in ("calibration", "test")
     )
-    rows, chosen = thresholds(model, calibration, size)
+    short = len(calibration[0]) < WINDOWS
+    rows, chosen = thresholds(
+        model, calibration, size, SHARES[::2] if short else SHARES
+    )
     yield "thresholds", {"rows": rows, "chosen": chosen}
-    yield "risks", risks(model, calibration, test, size)
-    yield "exits", exits(model, test, size)
-    yield "curve", curve(models, rows, test, size)
+    told = measure_exits(model, *test, size)
+    yield "risks", risks(model, calibration, test, told, size)
+    yield "exits", exits(told)
+    yield "curve", curve(models, rows, test, told, size)
     yield "chosen", routed(model, chosen, blocks["test"], size)
     yield "paragraph", paragraph(model, chosen, test[0])
     yield "speeds", speeds(models, rows, chosen, test[0], arguments.smoke)
@@ -59,12 +64,12 @@ def spread(windows):
     return windows[np.linspace(0, len(windows) - 1, count).astype(int)]
 
 
-def thresholds(model, block, batch_size):
-    """The thresholds of `SHARES`, and the lowest within what is allowed."""
+def thresholds(model, block, batch_size, shares=SHARES):
+    """The thresholds of `shares`, and the lowest within what is allowed."""
     measured = measure_exits(model, *block, batch_size)
     full = measured["loss"][..., -1].mean(dtype="float64")
     rows, chosen = [], None
-    for share in SHARES:
+    for share in shares:
         level = float(np.quantile(measured["confidence"][..., 0], 1 - share))
         model.set_threshold(level)
         nats = measure_route(model, *block, batch_size=batch_size)["loss"]
@@ -76,7 +81,7 @@ def thresholds(model, block, batch_size):
     return rows, chosen
 
 
-def risks(model, calibration, test, batch_size):
+def risks(model, calibration, test, told, batch_size):
     """Calibrate for several risks; what test text and redrawn halves say."""
     # Half of the windows without a loss, in a resample, could vouch for alpha.
     alphas = [
@@ -96,7 +101,7 @@ def risks(model, calibration, test, batch_size):
         thresholds=THRESHOLDS,
         losses=losses,
     )
-    choice = measure_exits(model, *test, batch_size)["choice"]
+    choice = told["choice"]
     rows = []
     for row in table:
         model.set_risk(row["alpha"])
@@ -131,9 +136,8 @@ def redrawn(losses, alpha, groups):
     }
 
 
-def exits(model, block, batch_size):
+def exits(measured):
     """How good the exit is, how confident, and how right about that."""
-    measured = measure_exits(model, *block, batch_size)
     confidence = measured["confidence"].ravel()
     divergence = measured["divergence"].ravel()
     order = np.argsort(confidence, kind="stable")
@@ -141,7 +145,7 @@ def exits(model, block, batch_size):
     losses = measured["loss"].astype("float64").mean(axis=(0, 1))
     differs = measured["choice"][..., 0] != measured["choice"][..., -1]
     return {
-        "windows": len(block[0]),
+        "windows": len(confidence) // LENGTH,
         "shallow_perplexity": math.exp(losses[0]),
         "deep_perplexity": math.exp(losses[-1]),
         "disagree": float(differs.mean()),
@@ -151,10 +155,9 @@ def exits(model, block, batch_size):
     }
 
 
-def curve(models, rows, block, batch_size):
+def curve(models, rows, block, measured, batch_size):
     """Loss and cost at each threshold, under both policies; the other arms."""
     model = models["exits"]
-    measured = measure_exits(model, *block, batch_size)
     full = float(measured["loss"][..., -1].mean(dtype="float64"))
     results = []
     for row in rows:

@@ -265,6 +265,7 @@ def _arms(metrics, words):
 
 
 def _leaving(metrics, words):
+    shares = [f"{row['share']:.0%}" for row in metrics["thresholds"]["rows"]]
     lines = [
         "## Leaving early, test text",
         "",
@@ -272,7 +273,7 @@ def _leaving(metrics, words):
         "run, and multiply-accumulates with heads, over those of full depth. "
         "With `propagate` the deeper layers see a byte that has left as it "
         "was at its exit, with `defer` as if it had gone on. Thresholds are "
-        "those at which a tenth, two tenths... of the calibration text leave; "
+        f"those at which {', '.join(shares)} of the calibration text leave; "
         f"{metrics['curve']['windows']:,} windows of test text, spread evenly.",
         "",
         "| leave | propagate, byte | word | layers | MACs | defer, byte | word "
