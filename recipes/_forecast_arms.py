@@ -33,6 +33,7 @@ LEARNED = {
 }
 # What is changed of KoVAE, one thing at a time.
 ABLATIONS = {
+    "KoVAE, 64 latent": {"latent_dim": 64},
     "KoVAE, linear": {"bilinear_rank": 0},
     "KoVAE, linear, stable": {"bilinear_rank": 0, "koopman": "stable"},
     "KoVAE, linear, least squares": {"bilinear_rank": 0, "koopman": "lstsq"},
@@ -55,8 +56,7 @@ LEARNED |= {
 }
 LEARNED["KoVAE, new"] = (KoVAE, MODELS["new"])
 LEARNED["KoVAE, effective"] = (EffectiveKoVAE, {})
-MAIN = (*LINEAR, "MLP", "GRU", "deep Koopman", "MamKO", "KoVAE, linear")
-MAIN += ("KoVAE",)
+MAIN = (*LINEAR, "MLP", "GRU", "deep Koopman", "MamKO", "KoVAE")
 
 
 def build(name, size, history, horizon, seed):

@@ -3,12 +3,12 @@
 `new` has the sizes and weights that the report proposed for its second version,
 on a model that is right; `old` those of its first version, which had no
 controls; `effective` is what that code really ran, `orrery.zoo.legacy.kovae`.
-`lean` is Orrery's own: half the width, no dropout, a bounded operator, and
-dynamics that are bilinear in what acts.
+`lean` is Orrery's own: half the width but twice the latent numbers, no dropout,
+a bounded operator, and dynamics that are bilinear in what acts.
 """
 
 MODELS = {
-    "lean": {"bilinear_rank": 64},
+    "lean": {"latent_dim": 128, "bilinear_rank": 64},
     "new": {
         "latent_dim": 64,
         "hidden_dim": 256,
