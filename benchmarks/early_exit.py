@@ -54,7 +54,8 @@ DRAFT_BATCHES = (1, 8)
 # Shares of a batch's rows that go on at every step, the least confident.
 ROWS = (1 / 2, 3 / 8)
 WARM_UPS = 3
-COLUMNS = ("what", "backend", "batch", "setting", "seconds", "ratio")
+COLUMNS = ("what", "backend", "batch", "setting", "seconds_before", "seconds")
+COLUMNS += ("ratio",)
 COLUMNS += ("ratio_q1", "ratio_q3", "exit_rate", "percent_more")
 COLUMNS += ("percent_more_low", "percent_more_high", "windows")
 COLUMNS += ("acceptance_rate", "identical", "repeated_4_grams", "repeats")
@@ -152,7 +153,7 @@ def others(path, arguments):
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [
-        row
+        {name: row.get(name, "") for name in COLUMNS}
         for row in rows
         if row["what"] not in arguments.parts
         or row["backend"] not in arguments.backend
@@ -171,6 +172,7 @@ def pooled(groups):
     row = {
         "batch": groups[0]["batch"],
         "setting": groups[0]["setting"],
+        "seconds_before": statistics.median(before),
         "seconds": statistics.median(after),
         "ratio": ratio,
         "ratio_q1": low,

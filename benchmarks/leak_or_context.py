@@ -23,7 +23,9 @@ their sum is the change of both at once; means over seeds with 95 % t intervals,
 and where that of the sum leaves out 0, the leak's share of it. As a check on
 the leak, `half` mines the first half of the validation text alone, for half as
 many steps: by how much more that half gains than the other, which nothing was
-mined of, over the same in a network that mined neither.
+mined of, over the same in a network that mined neither. `nothing` mined is the
+first phase by itself. `--dataset` may be a folder of raw files, wiki.train.raw,
+wiki.valid.raw and wiki.test.raw, of which the published figures are.
 Written anew after every cell, and one that it holds is not made again.
 """
 
@@ -40,10 +42,14 @@ CELLS = [
     (m, t) for m in ("valid", "train", "unseen") for t in ("alone", "context")
 ]
 CELLS.append(("half", "alone"))
+FIRST = ("nothing", "")
 EPOCHS, JUDGED, LEARNING_RATE = 10, 7, 1e-4
 TEST_TOKENS = 66_000
 SMOKE_EPOCHS, SMOKE_JUDGED = 2, 1
 SCORES = ("valid", "test", "valid_best", "test_best")
+COLUMNS = ("threshold", "steps", "leave", "valid", "first_half", "second_half")
+COLUMNS += ("test", "best_epoch", "valid_best", "test_best", "unknown_of_test")
+COLUMNS += ("valid_perplexity", "test_perplexity")
 
 
 @_command_line.plain_errors
@@ -86,23 +92,33 @@ def run(arguments):
         done = {
             (r["mined"], r["trained"]) for r in rows if r["seed"] == str(seed)
         }
-        missing = [cell for cell in CELLS if cell not in done]
+        missing = [cell for cell in (FIRST, *CELLS) if cell not in done]
         if not missing:
             continue
         lower = first_phase(parts, words, experiment, root)
         for mined, trained in missing:
             print(f"=== seed {seed}: {mined}, {trained} ===", flush=True)
-            scores = cell(lower, mined, trained, parts, experiment)
-            rows.append(
-                {
-                    "seed": str(seed),
-                    "mined": mined,
-                    "trained": trained,
-                    **scores,
-                    "interval_95": "",
-                }
+            scores = (
+                by_itself(lower, parts)
+                if (mined, trained) == FIRST
+                else cell(lower, mined, trained, parts, experiment)
             )
-            print(rows[-1], flush=True)
+            row = {
+                "seed": str(seed),
+                "mined": mined,
+                "trained": trained,
+                **dict.fromkeys(COLUMNS, ""),
+                **scores,
+                "interval_95": "",
+            }
+            rows.append(row)
+            rows.sort(
+                key=lambda r: (
+                    int(r["seed"]),
+                    (FIRST, *CELLS).index((r["mined"], r["trained"])),
+                )
+            )
+            print(row, flush=True)
             write_csv(path, rows + effects(rows))
     print(f"Wrote {path}")
 
@@ -116,6 +132,8 @@ def texts(texts, experiment):
         split_tokens,
     )
 
+    if "test" not in texts:
+        raise SystemExit("--dataset must have a text to test on, wiki.test.raw")
     vocabulary = published_vocabulary(texts)
 
     def ids(split):
@@ -228,6 +246,27 @@ def cell(lower, mined, trained, parts, experiment):
         "unknown_of_test": judged["test"]["unknown"],
         "valid_perplexity": math.exp(judged["valid"]["nats"]),
         "test_perplexity": math.exp(judged["test"]["nats"]),
+    }
+
+
+def by_itself(lower, parts):
+    """The two layers of the first phase, which nobody leaves."""
+    from orrery.zoo.legacy.ashem import RoutedScores
+
+    scores = RoutedScores(lower)
+    valid = judge(scores, parts["valid"], True)
+    test = judge(scores, parts["test"], False)
+    return {
+        "leave": 0.0,
+        "valid": valid["nats"],
+        "first_half": valid["halves"][0],
+        "second_half": valid["halves"][1],
+        "test": test["nats"],
+        "valid_best": valid["nats"],
+        "test_best": test["nats"],
+        "unknown_of_test": test["unknown"],
+        "valid_perplexity": math.exp(valid["nats"]),
+        "test_perplexity": math.exp(test["nats"]),
     }
 
 

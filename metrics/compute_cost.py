@@ -70,8 +70,15 @@ def exit_compute_cost(
         ("vocabulary_size", vocabulary_size),
         ("dim", dim),
         ("hidden_dim", hidden_dim),
+        ("units", units),
+        ("key_value_dim", dim if key_value_dim is None else key_value_dim),
+        *(("blocks", size) for size in blocks),
     ):
         check_integer(name, value, 1)
+    if not blocks:
+        raise ValueError("`blocks` must have at least one number of layers.")
+    if context is not None:
+        check_real("context", context, "at least 0", lambda n: n >= 0)
     if policy not in POLICIES:
         raise ValueError(
             f"`policy` must be one of {POLICIES}. Received: {policy!r}"
@@ -81,11 +88,13 @@ def exit_compute_cost(
             f"`confidence` must be one of {CONFIDENCES}. "
             f"Received: {confidence!r}"
         )
-    fractions = list(exit_fractions)
-    if len(fractions) != len(blocks) - 1:
+    fractions = exit_fractions
+    if not isinstance(fractions, (list, tuple)) or len(fractions) != (
+        len(blocks) - 1
+    ):
         raise ValueError(
             "`exit_fractions` must have an entry per exit but the last, "
-            f"{len(blocks) - 1}. Received: {fractions}"
+            f"{len(blocks) - 1}. Received: {exit_fractions}"
         )
     for share in (*fractions, sum(fractions)):
         check_real(
@@ -94,7 +103,9 @@ def exit_compute_cost(
             "in [0, 1], in sum too",
             lambda value: 0 <= value <= 1 + 1e-6,
         )
-    keys_and_values = 2 * dim * (key_value_dim or dim)
+    keys_and_values = (
+        2 * dim * (dim if key_value_dim is None else key_value_dim)
+    )
     layer = 2 * dim**2 + keys_and_values + 3 * dim * hidden_dim
     attention = 2 * dim * (context or 0)
     # What a layer still costs for a token that has left.

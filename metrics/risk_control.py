@@ -134,7 +134,8 @@ def calibrate_threshold(
     Returns:
         A dict: `threshold`, or `None` where none passes at which anybody
         leaves; `feasible`, whether one does; `alpha`, `delta`, `n`,
-        `exit_rate`, `empirical_risk` and `p_value` at the threshold.
+        `exit_rate`, `empirical_risk` (of means that are clipped where those
+        that are promised are) and `p_value` at the threshold.
 
     Raises:
         ValueError: if an argument is out of its range, or if n windows without
@@ -180,7 +181,7 @@ def calibrate_threshold(
     if method == "quantile":
         level = float(np.quantile(confidences, alpha))
         means = of_windows(level)
-        return _result(level, confidences, means, alpha)
+        return _result(level, confidences, means, alpha, kind)
 
     def passes(means):
         unit, target = _unit_losses(means, alpha, kind)
@@ -196,8 +197,14 @@ def calibrate_threshold(
     _require_enough(n, passes, alpha, delta, method)
     if isinstance(thresholds, numbers.Integral):
         thresholds = fixed_thresholds(thresholds)
+    levels = np.atleast_1d(np.asarray(thresholds, "float64"))
+    if levels.ndim != 1 or not levels.size or not _within(levels):
+        raise ValueError(
+            "`thresholds` must be a number of them, or an array of numbers in "
+            f"[0, 1]. Received: {thresholds!r}"
+        )
     found, risk, p_value = None, np.zeros(n), None
-    for level in np.unique(thresholds)[::-1]:
+    for level in np.unique(levels)[::-1]:
         means = of_windows(level)
         passed, p = passes(means)
         if not passed:
@@ -205,7 +212,7 @@ def calibrate_threshold(
         if (confidences >= level).any():
             found, risk, p_value = float(level), means, p
     delta = delta if method == "ltt" else None
-    return _result(found, confidences, risk, alpha, delta, p_value)
+    return _result(found, confidences, risk, alpha, kind, delta, p_value)
 
 
 def risk_resampling(
@@ -240,8 +247,10 @@ def risk_resampling(
     """
     confidences = np.asarray(confidences, "float64")
     under = losses
+    kind = options.get("kind", "disagree")
     if not callable(losses):
         losses = np.asarray(losses, "float64")
+        _check_arrays(confidences, losses, kind)
 
         def under(level):
             return np.where(confidences >= level, losses, 0.0)
@@ -281,7 +290,7 @@ def risk_resampling(
         means = np.zeros(len(outside))
         if level is not None:
             means = np.mean(under(level)[outside], axis=1)
-        kept = _result(level, confidences[outside], means, alpha)
+        kept = _result(level, confidences[outside], means, alpha, kind)
         rows.append(
             (
                 math.nan if level is None else level,
@@ -293,15 +302,23 @@ def risk_resampling(
     return dict(zip(names, np.array(rows).T, strict=True))
 
 
+def _clipped(means, kind):
+    return means if kind == "disagree" else np.clip(means, -CLIP, CLIP)
+
+
 def _unit_losses(means, alpha, kind):
     """Losses and their target, in [0, 1]."""
     if kind == "disagree":
         return means, alpha
-    means = np.clip(means, -CLIP, CLIP)
+    means = _clipped(means, kind)
     return (means + CLIP) / (2 * CLIP), (alpha + CLIP) / (2 * CLIP)
 
 
-def _result(level, confidences, means, alpha, delta=None, p_value=None):
+def _within(values):
+    return bool(((values >= 0) & (values <= 1)).all())
+
+
+def _result(level, confidences, means, alpha, kind, delta=None, p_value=None):
     left = 0.0 if level is None else float((confidences >= level).mean())
     return {
         "threshold": level,
@@ -310,7 +327,7 @@ def _result(level, confidences, means, alpha, delta=None, p_value=None):
         "delta": delta,
         "n": len(confidences),
         "exit_rate": left,
-        "empirical_risk": float(np.mean(means)),
+        "empirical_risk": float(np.mean(_clipped(means, kind))),
         "p_value": p_value,
     }
 
@@ -332,7 +349,12 @@ def _check_arrays(confidences, losses, kind):
         )
     if not np.isfinite(losses).all() or not np.isfinite(confidences).all():
         raise ValueError("`confidences` and `losses` must be finite.")
-    if kind == "disagree" and not ((losses >= 0) & (losses <= 1)).all():
+    if not _within(confidences):
+        raise ValueError(
+            "`confidences` must be in [0, 1]. Received: "
+            f"{confidences.min()} to {confidences.max()}"
+        )
+    if kind == "disagree" and not _within(losses):
         raise ValueError(
             "`losses` must be in [0, 1] for kind='disagree'. Received: "
             f"{losses.min()} to {losses.max()}"

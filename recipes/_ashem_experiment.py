@@ -82,7 +82,7 @@ def run(arguments):
 
 
 def read(arguments):
-    """The texts of train and valid, and what they are."""
+    """The texts of train, valid and, if it is there, test; what they are."""
     if arguments.dataset == "stdlib":
         return read_stdlib().texts, "the docstrings of the standard library"
     if arguments.dataset == "wikitext2":
@@ -90,8 +90,11 @@ def read(arguments):
         return corpus.texts, "WikiText-2, tokenised version 1"
     folder = pathlib.Path(arguments.dataset)
     files = {
-        split: folder / f"wiki.{split}.raw" for split in ("train", "valid")
+        split: folder / f"wiki.{split}.raw"
+        for split in ("train", "valid", "test")
     }
+    if not files["test"].is_file():  # The original reads none.
+        del files["test"]
     missing = [str(file) for file in files.values() if not file.is_file()]
     if missing:
         raise SystemExit(

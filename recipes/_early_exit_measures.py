@@ -23,6 +23,8 @@ ALPHAS, DELTA, THRESHOLDS = (0.01, 0.02, 0.05, 0.1), 0.02, 50
 # Windows that calibrate, or show a curve; the chosen threshold has them all.
 WINDOWS = 1_000  # Fewer: a short text.
 BINS = 20
+# Of the estimated cost of leaving, nats: what is drawn.
+COSTS = (1e-4, 10.0)
 # Stretches of calibration text that are redrawn whole.
 PIECES = 20
 # Rows at a time, and how often.
@@ -139,6 +141,8 @@ def redrawn(losses, alpha, groups):
 def exits(measured):
     """How good the exit is, how confident, and how right about that."""
     confidence = measured["confidence"].ravel()
+    estimated = np.clip(-np.log(confidence.astype("float64")), *COSTS)
+    edges = np.geomspace(*COSTS, BINS + 1)
     divergence = measured["divergence"].ravel()
     order = np.argsort(confidence, kind="stable")
     groups = np.array_split(order, BINS)
@@ -149,7 +153,8 @@ def exits(measured):
         "shallow_perplexity": math.exp(losses[0]),
         "deep_perplexity": math.exp(losses[-1]),
         "disagree": float(differs.mean()),
-        "histogram": np.histogram(confidence, BINS, (0, 1))[0].tolist(),
+        "edges": edges.tolist(),
+        "histogram": np.histogram(estimated, edges)[0].tolist(),
         "estimated": [float(-np.log(confidence[g]).mean()) for g in groups],
         "divergence": [float(divergence[g].mean()) for g in groups],
     }
@@ -242,7 +247,11 @@ def speeds(models, rows, chosen, windows, smoke):
     each time with other text.
     """
     model = models["exits"]
-    decoder = ExitDecoder(model)
+    decoder, last = ExitDecoder(model), len(model.blocks) - 1
+
+    def alone(other, tokens):
+        return score_steps(other, tokens)[0], np.array(last)
+
     levels = [row["threshold"] for row in rows[1::2]]
     runs = [
         ("full depth", None, lambda tokens: score_steps(model, tokens)),
@@ -257,7 +266,7 @@ def speeds(models, rows, chosen, windows, smoke):
             ("exits, chosen", chosen, lambda t: score_steps(decoder, t))
         )
     runs += [
-        (f"arm {arm}", None, lambda t, arm=arm: score_steps(models[arm], t))
+        (f"arm {arm}", None, lambda t, arm=arm: alone(models[arm], t))
         for arm in models
         if arm != "exits"
     ]
@@ -280,9 +289,8 @@ def speeds(models, rows, chosen, windows, smoke):
                     continue
                 times[place].append(seconds)
                 losses[place].append(loss.mean(dtype="float64"))
-                exits[place].append((left == 0).mean())
+                exits[place].append((left < last).mean())
         for place, (what, level, _) in enumerate(runs):
-            by_exits = what.startswith("exits")
             ratios = np.array(times[0]) / np.array(times[place])
             measured.append(
                 {
@@ -290,7 +298,7 @@ def speeds(models, rows, chosen, windows, smoke):
                     "what": what,
                     "threshold": level,
                     "repeats": repeats,
-                    "exit_rate": float(np.mean(exits[place])) * by_exits,
+                    "exit_rate": float(np.mean(exits[place])),
                     "seconds_per_step": float(np.median(times[place]))
                     / (length - 1),
                     "speedup": float(np.median(ratios)),

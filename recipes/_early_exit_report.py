@@ -114,8 +114,9 @@ def _draw_speed(axes, metrics):
                     marker="*",
                     markersize=12,
                     color=COLORS[arm],
+                    markeredgecolor=f"C{color}",
                     linestyle="",
-                    label=None if color else LABELS[arm],
+                    label=f"{LABELS[arm]}, batch {batch}",
                 )
     axes.axhline(1, color="0.5", linestyle=":", label="1 % more perplexity")
     axes.axhline(0, color="0.8", linewidth=0.8)
@@ -128,25 +129,26 @@ def _draw_speed(axes, metrics):
 
 
 def _draw_histogram(axes, exits, chosen):
-    """How confident bytes of test text are, and how many leave for it."""
-    counts = exits["histogram"]
-    axes.bar(
-        [(k + 0.5) / len(counts) for k in range(len(counts))],
+    """What leaving is taken to cost bytes of test text, and who leaves."""
+    counts, edges = exits["histogram"], exits["edges"]
+    axes.stairs(
         [count / sum(counts) for count in counts],
-        width=1 / len(counts),
+        edges,
+        fill=True,
         color=COLORS["propagate"],
-        edgecolor="white",
     )
     if chosen["threshold"] is not None:
-        leave = chosen["exit_rate"]
+        leave, level = chosen["exit_rate"], -math.log(chosen["threshold"])
+        level = min(max(level, edges[0]), edges[-1])
         for color, between, what in (
-            (DEPTHS[0], (chosen["threshold"], 1), f"{leave:.1%} leave"),
-            (DEPTHS[1], (0, chosen["threshold"]), f"{1 - leave:.1%} go on"),
+            (DEPTHS[0], (edges[0], level), f"{leave:.1%} leave at the exit"),
+            (DEPTHS[1], (level, edges[-1]), f"{1 - leave:.1%} at full depth"),
         ):
             axes.axvspan(*between, color=color, alpha=0.5, zorder=0, label=what)
         axes.legend()
     axes.set(
-        xlabel="confidence at the exit",
+        xscale="log",
+        xlabel="estimated cost of leaving, -ln(confidence), nats",
         ylabel="share of bytes",
         title="Who leaves, test text",
     )

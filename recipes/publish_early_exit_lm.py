@@ -188,6 +188,14 @@ def metadata(arguments, config, metrics):
         },
         "metrics": rows,
         "architecture": config["architecture"],
+        "exits": {
+            "threshold in the file": chosen["threshold"],
+            "deeper layers see of who has left": "propagate, the state at the "
+            "exit; the risks hold for that alone",
+        },
+        "calibrated_risks": {
+            str(row["alpha"]): promise(row) for row in metrics["risks"]
+        },
         "intended_use": "Research on adaptive depth; tests and examples.",
         "vocabulary": "the 256 bytes of UTF-8 text, id = byte",
         "limits": "A few million weights trained on one small corpus of "
@@ -195,6 +203,18 @@ def metadata(arguments, config, metrics):
         "repeats the biases of its text. Thresholds and risks hold for text "
         "like that which they were calibrated on.",
     }
+
+
+def promise(row):
+    """What `set_risk` chooses, and what came of it."""
+    if row["threshold"] is None:
+        return "no threshold keeps it: nobody leaves"
+    return (
+        f"(delta {row['delta']}, {row['n']} windows) threshold "
+        f"{row['threshold']:.4f}, {row['exit_rate']:.1%} leave at a risk of "
+        f"{row['empirical_risk']:.4f}; {row['test_exit_rate']:.1%} at "
+        f"{row['test_risk']:.4f} on test text"
+    )
 
 
 def command(settings):

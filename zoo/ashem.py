@@ -17,6 +17,13 @@ from keras import ops
 from .._checks import check_integer, check_real
 from ..datasets.epoch_order import EpochOrder
 from ..losses.fused_linear_crossentropy import CHUNK_SIZE
+from .ashem_configs import (  # noqa: F401, to be had from here
+    ASHEMConfig,
+    StageConfig,
+    TrainingConfig,
+    create_deep_supervision_config,
+    create_standard_config,
+)
 from .staged_training import UpperLayers, upper_trainable
 
 

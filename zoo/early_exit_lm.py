@@ -11,7 +11,7 @@ from ..layers.language_head import LanguageHead
 from ..layers.mixture_of_experts import MixtureOfExperts
 from .early_exit_lm_presets import PRESETS
 from .exit_measures import divergence
-from .exit_routing import ExitRoutingModel
+from .exit_routing import ExitRoutingModel, check_risks
 
 HEADS = ("tied", "shared", "separate")
 
@@ -152,6 +152,7 @@ class EarlyExitLM(ExitRoutingModel):
         check_integer("exit_warmup", exit_warmup, 0)
         check_real("distillation", distillation, "from 0 on", lambda k: k >= 0)
         check_real("temperature", temperature, "above 0", lambda t: t > 0)
+        check_risks(risks)
         check_real(
             "random_exits", random_exits, "in [0, 1]", lambda r: 0 <= r <= 1
         )

@@ -8,6 +8,8 @@ from ..layers.early_exit import least_confident, part_of
 POLICIES = ("propagate", "defer")
 # Of the rows of a batch: for how many the last block can be run.
 SHARES = (1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4)
+# Below every threshold.
+NOT_AT_ALL = -1.0
 
 
 class ExitDecoder:
@@ -98,10 +100,12 @@ class ExitDecoder:
         state = {**state, "caches": tuple(caches), "exit": last}
         return model.exit_logits(h, -1), state
 
-    def step(self, tokens, state, index):
+    def step(self, tokens, state, index, whole=None):
         """Logits `(B, 1, V)` after tokens `(B, 1)` at `index`, and the state.
 
-        `state["exit"]`, int32 `(B,)`, tells where each row has left.
+        `state["exit"]`, int32 `(B,)`, tells where each row has left. Rows that
+        are `whole`, bool `(B,)`, go on whatever their confidence; with a
+        capacity, before all others.
         """
         model, caches = self.model, list(state["caches"])
         h, first = model.token_embedding(tokens), model.blocks[0]
@@ -109,13 +113,15 @@ class ExitDecoder:
             previous = h
             h, caches[depth] = layer.step(h, caches[depth], index)
         confidence, z = self._look_out(h, previous, 0)
+        if whole is not None:
+            confidence = ops.where(whole, NOT_AT_ALL, confidence)
         gone = model.routers[0].leaves(confidence)
         left = ops.zeros_like(state["exit"])
         state = {**state, "caches": tuple(caches), "exit": left}
         if self.policy == "defer":
             return self._defer(h, gone, z, state, index)
         if self.capacity is None:
-            out = self._on(1, h, gone, (z, left), caches, index)
+            out = self._on(1, h, gone, (z, left), caches, index, whole)
         else:
             count = part_of(h.shape[0], self.capacity)
             gone = ~least_confident(confidence, count)[2]
@@ -141,7 +147,7 @@ class ExitDecoder:
         )
 
     # What follows looks at caches and writes none: it runs in conditionals.
-    def _on(self, block, h, gone, out, caches, index):
+    def _on(self, block, h, gone, out, caches, index, whole):
         """From `block` on, for the rows that are not gone.
 
         Args:
@@ -152,6 +158,7 @@ class ExitDecoder:
                 `(B,)`.
             caches: of all layers.
             index: int, the position.
+            whole: bool `(B,)`, who leaves at no exit, or `None`.
 
         Returns:
             The logits and exits of all, and the entries of all layers from
@@ -171,7 +178,7 @@ class ExitDecoder:
                     lambda count=count: self._some_rows(block, count, *rest)
                     for count in counts
                 ),
-                lambda: self._all_rows(block, *rest),
+                lambda: self._all_rows(block, *rest, whole),
             ],
         )
 
@@ -184,7 +191,7 @@ class ExitDecoder:
         """Of all layers from `block` on, for states that go no further."""
         return [layer.entry(h, index) for _, layer in self._layers(block)]
 
-    def _all_rows(self, block, h, gone, out, caches, index):
+    def _all_rows(self, block, h, gone, out, caches, index, whole):
         model, entries = self.model, []
         for depth, layer in self._layers(block)[: model.blocks[block]]:
             previous = h
@@ -196,10 +203,18 @@ class ExitDecoder:
             z = _either(gone, out[0], lambda: model.exit_logits(h, block))
             return (z, left), entries
         confidence, z = self._look_out(h, previous, block)
+        if whole is not None:
+            confidence = ops.where(whole, NOT_AT_ALL, confidence)
         out = lambda before=out[0]: _either(gone, before, z), left
         leaves = model.routers[block].leaves(confidence)
         out, deeper = self._on(
-            block + 1, h, ops.logical_or(gone, leaves), out, caches, index
+            block + 1,
+            h,
+            ops.logical_or(gone, leaves),
+            out,
+            caches,
+            index,
+            whole,
         )
         return out, [*entries, *deeper]
 

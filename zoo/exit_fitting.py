@@ -8,6 +8,7 @@ from .._checks import check_integer, check_real
 from ..datasets.epoch_order import EpochOrder
 from ..metrics.risk_control import calibrate_threshold
 from .exit_measures import divergence, measure_exits, measure_route
+from .exit_routing import fingerprint
 
 
 def fit_exit_heads(
@@ -101,8 +102,9 @@ def calibrate(
         The table, a list of dicts as `calibrate_threshold` returns them.
 
     Raises:
-        ValueError: if the model has not two blocks, and where
-            `calibrate_threshold` raises one: too few windows, say.
+        ValueError: if the model has not two blocks, for a method without a
+            promise, and where `calibrate_threshold` raises one: too few
+            windows, say.
     """
     if len(model.blocks) != 2:
         raise ValueError(
@@ -115,6 +117,11 @@ def calibrate(
             f"amounts to. Received: {policy!r}"
         )
     method = options.get("method", "ltt")
+    if method == "quantile":
+        raise ValueError(
+            "`method='quantile'` promises no risk for `set_risk` to keep: use "
+            "`calibrate_threshold` and `set_threshold`."
+        )
     if method == "crc" and (policy, kind) != ("both", "disagree"):
         raise ValueError(
             "`method='crc'` needs policy='both' and kind='disagree': else the "
@@ -140,6 +147,7 @@ def calibrate(
         "kind": kind,
         "policy": policy,
         "tokens_per_window": int(tokens.shape[1]),
+        "weights": fingerprint(model),
         "table": table,
     }
     return table
@@ -173,10 +181,12 @@ def routed_losses(
         if leaving not in known:
             before = model.thresholds
             model.set_threshold(min(float(level), 1.0))
-            routed = measure_route(
-                model, tokens, targets, policy, batch_size=batch_size
-            )
-            model.set_threshold(before)
+            try:
+                routed = measure_route(
+                    model, tokens, targets, policy, batch_size=batch_size
+                )
+            finally:
+                model.set_threshold(before)
             known[leaving] = (
                 (routed["choice"] != choice).astype("float32")
                 if kind == "disagree"

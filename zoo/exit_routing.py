@@ -1,8 +1,10 @@
 """Who leaves at which exit of a language model, for whole texts at once."""
 
 import itertools
+import zlib
 
 import keras
+import numpy as np
 from keras import ops
 
 from .._checks import check_integer, check_real
@@ -17,6 +19,31 @@ from .exit_measures import measure_route
 from .language_model import LanguageModel
 
 POLICIES = ("both", "propagate", "rows", "capacity")
+
+
+RISKS = {"kind", "policy", "tokens_per_window", "weights", "table"}
+
+
+def fingerprint(model):
+    """A number that changes with the weights, thresholds aside; an int."""
+    digest = 0
+    for weight in model.weights:
+        # Thresholds and counters are scalars, seeds integers.
+        if len(weight.shape) and "float" in str(weight.dtype):
+            values = ops.convert_to_numpy(ops.cast(weight, "float32"))
+            digest = zlib.crc32(np.ascontiguousarray(values), digest)
+    return digest
+
+
+def check_risks(risks):
+    """Refuse what `calibrate` has not made."""
+    if risks is None:
+        return
+    if not isinstance(risks, dict) or set(risks) != RISKS:
+        raise ValueError(
+            "`risks` must be a table that `exit_fitting.calibrate` has left in "
+            f"a model, a dict of {sorted(RISKS)}. Received: {risks!r}"
+        )
 
 
 @keras.saving.register_keras_serializable(package="orrery")
@@ -130,8 +157,8 @@ class ExitRoutingModel(LanguageModel):
             The row of the table, a dict.
 
         Raises:
-            ValueError: for a risk that is not in the table, or a table of
-                another policy.
+            ValueError: for a risk that is not in the table, a table of
+                another policy, or of weights that have changed since.
         """
         rows = {} if self.risks is None else self.risks["table"]
         known = {row["alpha"]: row for row in rows}
@@ -145,6 +172,11 @@ class ExitRoutingModel(LanguageModel):
                 f"`alpha` must be one of {sorted(known)}, which were "
                 "calibrated; see orrery.zoo.exit_fitting.calibrate. Received: "
                 f"{alpha}"
+            )
+        if self.risks["weights"] != fingerprint(self):
+            raise ValueError(
+                "`alpha` was calibrated for other weights than the model has "
+                "now: calibrate again."
             )
         self.set_threshold(known[alpha]["threshold"])
         return dict(known[alpha])

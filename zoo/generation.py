@@ -8,6 +8,8 @@ from .prompts import check_stop_tokens, check_tokens, read_prompts
 
 SAMPLERS = ("greedy", "top_k", "top_p")
 TEMPERATURE, TOP_P = 1.0, 0.9
+# Logits divided by less leave float32.
+COLDEST = 1e-6
 CANDIDATES = 50
 
 
@@ -36,8 +38,9 @@ def generate(
     Args:
         model: a built language model with the methods `initial_state` and
             `step` and the attribute `vocabulary_size`, V: a `KoopmanLM`. If it
-            has a method `read`, that takes `step`'s place in the prompts; if
-            an attribute `tokens_per_read`, it is given that many at a time.
+            has a method `read`, that takes `step`'s place in the prompts, and
+            `step` is told which rows are still within theirs, `whole`; if an
+            attribute `tokens_per_read`, it is given that many at a time.
         prompt: what to continue: a string or a sequence of token ids in
             `[0, V)`; or, for a batch, a sequence of strings or of sequences of
             ids. None may be empty.
@@ -46,7 +49,7 @@ def generate(
         sampler: `"greedy"` (the likeliest token), `"top_k"`, `"top_p"`, or a
             `keras_hub.samplers.Sampler`, which brings its own temperature,
             limits and seed.
-        temperature: float > 0, divides the logits. Defaults to `1.0`.
+        temperature: float >= 1e-6, divides the logits. Defaults to `1.0`.
         top_k: int in `[1, V]`, how many of the likeliest tokens are
             candidates, under `"top_p"` too. Defaults to 50, or V if that is
             less.
@@ -150,13 +153,18 @@ def _compiled_loop(model, kind, sampler, stop_tokens, forbidden):
 def _generation_loop(model, sampler, stop_tokens, forbidden):
     is_forbidden = np.isin(np.arange(model.vocabulary_size), forbidden)
 
-    def next_logits(ids, state, index):
-        token = ops.slice(ids, (0, index - 1), (ids.shape[0], 1))
-        logits, state = model.step(token, state, index - 1)
-        logits = ops.cast(logits[:, 0], "float32")
-        return ops.where(is_forbidden, -1e9, logits), None, state
-
     def loop(ids, is_given, start):
+        def next_logits(ids, state, index):
+            batch, options = ids.shape[0], {}
+            token = ops.slice(ids, (0, index - 1), (batch, 1))
+            if hasattr(model, "read"):
+                # Within a longer prompt, as in what was read of it.
+                inside = ops.slice(is_given, (0, index), (batch, 1))
+                options["whole"] = inside[:, 0]
+            logits, state = model.step(token, state, index - 1, **options)
+            logits = ops.cast(logits[:, 0], "float32")
+            return ops.where(is_forbidden, -1e9, logits), None, state
+
         # Up to the end of the shortest prompt nothing is sampled.
         state = read_prompt(
             model,
@@ -218,10 +226,10 @@ def _sampler(sampler, temperature, top_k, top_p, seed, vocabulary_size):
             f"`sampler` must be one of {SAMPLERS} or a keras_hub Sampler. "
             f"Received: {sampler!r}"
         )
-    if not temperature > 0:
+    if not temperature >= COLDEST:
         raise ValueError(
-            "`temperature` must be > 0 (for the likeliest token, use "
-            f"sampler='greedy'). Received: {temperature}"
+            f"`temperature` must be at least {COLDEST} (for the likeliest "
+            f"token, use sampler='greedy'). Received: {temperature}"
         )
     if top_k is None:
         top_k = min(CANDIDATES, vocabulary_size)

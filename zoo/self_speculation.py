@@ -6,7 +6,7 @@ from keras import ops
 
 from .._backend import compile_function
 from .._checks import check_integer, check_real
-from .generation import read_prompt
+from .generation import COLDEST, read_prompt
 from .prompts import check_tokens, read_prompts
 
 
@@ -38,8 +38,8 @@ def speculate(
             of these, of one length in tokens.
         max_length: int, length of the result in tokens, prompt included.
         draft_length: int, tokens drafted at a time. Defaults to `4`.
-        temperature: float >= 0, divides the logits; 0 takes the likeliest
-            token. Defaults to `0`.
+        temperature: float, 0 or at least 1e-6, divides the logits; 0 takes
+            the likeliest token. Defaults to `0`.
         seed: int, for the same text every time on a backend, where
             `temperature` is above 0. Defaults to `None`.
         vocabulary: see `generate`.
@@ -63,7 +63,12 @@ def speculate(
     """
     model.require_exit("speculate")
     check_integer("draft_length", draft_length, 1)
-    check_real("temperature", temperature, "from 0 on", lambda t: t >= 0)
+    check_real(
+        "temperature",
+        temperature,
+        f"0 or at least {COLDEST}",
+        lambda t: t == 0 or t >= COLDEST,
+    )
     size = model.vocabulary_size
     rows, is_text, is_batch = read_prompts(prompt, vocabulary, size)
     length = len(rows[0])

@@ -28,7 +28,8 @@ class StagedTraining(keras.Model):
         The negative log-likelihoods `(B, N)` at the last layer with a loss.
 
     Raises:
-        ValueError: if a stage or the exit is outside the model.
+        ValueError: if a stage is outside the model, or tokens are to leave
+            where it has no exit.
 
     Example:
 
@@ -52,6 +53,12 @@ class StagedTraining(keras.Model):
         self.model = model
         self.config = config
         self.layer_weights = config.layer_weights(model.num_layers)
+        exits = model.exit_depths[:-1]
+        if config.has_routing and config.exit_layer not in exits:
+            raise ValueError(
+                f"`config.exit_layer` must be one of the model's exits, "
+                f"{exits}. Received: exit_layer={config.exit_layer}"
+            )
 
     def call(self, inputs, training=False):
         tokens, targets, weight = self.model.unpack(inputs)

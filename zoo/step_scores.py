@@ -4,6 +4,7 @@ from keras import ops
 
 from .._backend import compile_function
 from ..datasets.vocabulary import check_ids
+from .exit_decoding import ExitDecoder
 from .exit_measures import log_probability
 
 
@@ -22,8 +23,8 @@ def score_steps(model, tokens, full_depth=False):
 
     Returns:
         NumPy arrays `(B, N - 1)`: the negative log-likelihood of tokens 1 to
-        N - 1, float32, in nats; and the exit it was told at, int32, 0 for a
-        model without exits.
+        N - 1, float32, in nats; and the exit it was told at, int32, the last
+        one at full depth, 0 for a model without exits.
 
     Raises:
         ValueError: if the tokens are not such an array of the model's ids.
@@ -47,6 +48,9 @@ def score_steps(model, tokens, full_depth=False):
 
 
 def _loop(model, step):
+    routed = isinstance(model, ExitDecoder)
+    last = len(getattr(model, "blocks", (0,))) - 1
+
     def loop(tokens):
         batch, length = tokens.shape
 
@@ -56,7 +60,7 @@ def _loop(model, step):
             logits, state = step(pair[:, :1], state, t)
             nll = -log_probability(logits, pair[:, 1:])
             losses = ops.slice_update(losses, (0, t), nll)
-            if isinstance(state, dict):
+            if routed:
                 left = state["exit"][:, None]
                 exits = ops.slice_update(exits, (0, t), left)
             return state, losses, exits
@@ -64,7 +68,7 @@ def _loop(model, step):
         start = (
             model.initial_state(batch, length),
             ops.zeros((batch, length - 1), "float32"),
-            ops.zeros((batch, length - 1), "int32"),
+            ops.full((batch, length - 1), last, "int32"),
         )
         return ops.fori_loop(0, length - 1, body, start)[1:]
 

@@ -357,8 +357,11 @@ def test_leak_or_context(smoke, tmp_path):
     flags = (*SMOKE, "--dataset", "stdlib", "--out", tmp_path / "runs")
     rows = smoke("leak_or_context", *flags)
     cells = [row for row in rows if not row["interval_95"]]
-    assert len(cells) == 2 * (3 * 2 + 1)
-    whole = {row["steps"] for row in cells if row["mined"] != "half"}
+    assert len(cells) == 2 * (1 + 3 * 2 + 1)
+    assert [row["mined"] for row in cells[::8]] == 2 * ["nothing"]
+    whole = {
+        row["steps"] for row in cells if row["mined"] not in ("half", "nothing")
+    }
     half = {row["steps"] for row in cells if row["mined"] == "half"}
     assert {int(steps) * 2 for steps in half} == set(map(int, whole))
     for row in cells:

@@ -167,6 +167,13 @@ def test_bad_arguments():
         ("confidence", "entropy"),
         ("exit_fractions", [0.5, 0.5]),
         ("exit_fractions", [1.5]),
+        ("exit_fractions", 0.5),
+        ("blocks", (0, 7)),
+        ("blocks", (2.5, 7)),
+        ("blocks", ()),
+        ("units", -1),
+        ("key_value_dim", 0),
+        ("context", -5),
     ):
         with pytest.raises(ValueError, match=name):
             exit_compute_cost(**{**ORIGINAL, name: value})

@@ -131,6 +131,18 @@ def test_excess_may_be_negative():
     assert level > 0.7
 
 
+def test_the_risk_told_is_the_one_that_is_promised():
+    """A few windows that lose much: their means count as 0.25."""
+    confidences = np.ones((400, 4))
+    excess = np.zeros((400, 4))
+    excess[:40] = 2.0
+    options = {"kind": "excess_nll", "bound": "wsr"}
+    result = calibrate_threshold(confidences, excess, 0.1, **options)
+    assert result["feasible"] and result["empirical_risk"] == 0.025
+    drawn = risk_resampling(confidences, excess, 0.1, resamples=20, **options)
+    assert drawn["risk"].max() <= 0.1
+
+
 def test_losses_may_depend_on_the_threshold():
     confidences, losses = text(400)
     asked = []
@@ -239,6 +251,14 @@ def test_bad_arguments():
             calibrate_threshold(
                 confidences, losses, **{"alpha": 0.05, name: value}
             )
+    for levels in (50.0, [], [-1, 0.9], [0.5, 2.0], [np.nan]):
+        with pytest.raises(ValueError, match="`thresholds`"):
+            calibrate_threshold(confidences, losses, 0.05, thresholds=levels)
+    with pytest.raises(ValueError, match="`confidences` must be in"):
+        calibrate_threshold(2 * confidences, losses, 0.05)
+    for wrong in (losses[:, 0], losses[:, :1]):
+        with pytest.raises(ValueError, match="of one shape"):
+            risk_resampling(confidences, wrong, 0.05)
     with pytest.raises(ValueError, match="excess_nll"):
         calibrate_threshold(
             confidences, losses, 0.1, method="crc", kind="excess_nll"

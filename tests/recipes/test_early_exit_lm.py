@@ -1,5 +1,6 @@
 """The recipe of the early-exit language model, as a user runs it."""
 
+import argparse
 import csv
 import importlib
 import importlib.util
@@ -12,6 +13,7 @@ import numpy as np
 import orrery
 import pytest
 from orrery.datasets.stdlib import read_stdlib
+from orrery.zoo.legacy.ashem_protocol import LegacyExperiment
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "early_exit_lm.py"
@@ -218,6 +220,26 @@ def test_the_threshold_is_the_lowest_that_is_allowed(monkeypatch):
     assert chosen == pytest.approx(0.7) and model.level is None
     assert [row["share"] for row in rows] == list(measures.SHARES)
     assert math.isclose(rows[2]["nats_more"], 0.009)
+
+
+def test_leak_or_context_of_raw_files(monkeypatch, tmp_path):
+    """A folder as whoever downloaded them has it, with its text to test on."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    leak = recipe("leak_or_context")
+    read = recipe("_ashem_experiment").read
+    flags = argparse.Namespace(dataset=str(tmp_path))
+    with pytest.raises(SystemExit, match="wiki.valid.raw"):
+        read(flags)
+    for split in ("train", "valid"):
+        text = " ".join(f"w{k % 50}" for k in range(20_000))
+        (tmp_path / f"wiki.{split}.raw").write_text(text, "utf-8")
+    small = LegacyExperiment(samples=400, max_epochs=1)
+    with pytest.raises(SystemExit, match="wiki.test.raw"):
+        leak.texts(read(flags)[0], small)
+    (tmp_path / "wiki.test.raw").write_text(text, "utf-8")
+    parts, words = leak.texts(read(flags)[0], small)
+    assert words == 52 and set(parts) == {"train", "unseen", "valid", "test"}
+    assert all(len(part) for part in parts.values())
 
 
 def test_the_original_run(tmp_path, stopped, capsys):

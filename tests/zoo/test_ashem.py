@@ -9,20 +9,18 @@ from keras import ops
 from orrery.datasets import LanguageBatches
 from orrery.zoo import EarlyExitLM
 from orrery.zoo.ashem import (
-    collect_hard_examples,
-    compute_confidence,
-    compute_confidence_threshold,
-    create_hard_example_loader,
-    evaluate_on_hard_examples,
-    map_tokens,
-    train_upper_layers,
-)
-from orrery.zoo.ashem_configs import (
     ASHEMConfig,
     StageConfig,
     TrainingConfig,
+    collect_hard_examples,
+    compute_confidence,
+    compute_confidence_threshold,
     create_deep_supervision_config,
+    create_hard_example_loader,
     create_standard_config,
+    evaluate_on_hard_examples,
+    map_tokens,
+    train_upper_layers,
 )
 from orrery.zoo.staged_training import StagedTraining, compute_loss
 
@@ -333,6 +331,9 @@ def test_layers_above_the_last_loss_are_not_touched():
 def test_sample_weights_weigh_the_losses_of_the_stages():
     model = small()
     weight = RANDOM.uniform(0, 2, TOKENS.shape).astype("float32")
+    nowhere = TrainingConfig([StageConfig((3, 3))], 0.5, exit_layer=2)
+    with pytest.raises(ValueError, match=r"one of the model's exits, \(1,\)"):
+        StagedTraining(model, nowhere)
     staged = StagedTraining(model, create_deep_supervision_config(3))
     inputs = {"tokens": TOKENS, "targets": TARGETS, "sample_weight": weight}
     nll = numpy(staged(inputs))

@@ -433,12 +433,23 @@ def test_what_is_frozen():
 
 
 def test_saved_thresholds_and_risks_come_back(tmp_path):
-    model = small(threshold=0.3, confidence="learned", risks={"0.05": [0.9]})
+    risks = {
+        "kind": "disagree",
+        "policy": "propagate",
+        "tokens_per_window": 8,
+        "weights": 1,
+        "table": [{"alpha": 0.05, "threshold": 0.9}],
+    }
+    model = small(threshold=0.3, confidence="learned", risks=risks)
     model.set_threshold(0.7)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert again.thresholds == [pytest.approx(0.7)]
-    assert again.risks == {"0.05": [0.9]}
+    assert again.risks == risks
+    with pytest.raises(ValueError, match="other weights"):
+        again.set_risk(0.05)
+    with pytest.raises(ValueError, match="`risks` must be a table"):
+        small(risks={"0.05": [0.9]})
     np.testing.assert_allclose(
         numpy(again(TOKENS)), numpy(model(TOKENS)), atol=1e-6
     )

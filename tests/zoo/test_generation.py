@@ -181,7 +181,7 @@ def test_a_keras_hub_sampler(model):
         ([5], {"vocabulary": Vocabulary(("<pad>", "<unk>"))}, "2 tokens for"),
         ([5] * 12, {}, "max_length=10, a prompt of 12"),
         ([5], {"sampler": "best"}, "`sampler` must be one of .*'best'"),
-        ([5], {"temperature": 0.0}, "`temperature` must be > 0"),
+        ([5], {"temperature": 0.0}, "`temperature` must be at least 1e-06"),
         ([5], {"top_k": 25}, "`top_k` must be an integer from 1 to .*25"),
         ([5], {"top_p": 1.5}, r"`top_p` must be in \(0, 1\]"),
         ([5], {"forbidden": range(24)}, "must leave a token"),

@@ -129,6 +129,7 @@ def test_bad_arguments():
     for options, name in (
         ({"draft_length": 0}, "draft_length"),
         ({"temperature": -1.0}, "temperature"),
+        ({"temperature": 1e-36}, "temperature"),
         ({"forbidden": range(31)}, "forbidden"),
         ({"max_length": 4}, "max_length"),
     ):
