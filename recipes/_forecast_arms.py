@@ -34,6 +34,7 @@ LEARNED = {
 # What is changed of KoVAE, one thing at a time.
 ABLATIONS = {
     "KoVAE, 64 latent": {"latent_dim": 64},
+    "KoVAE, alpha 1": {"alpha": 1.0, "beta": 1e-3},
     "KoVAE, linear": {"bilinear_rank": 0},
     "KoVAE, linear, stable": {"bilinear_rank": 0, "koopman": "stable"},
     "KoVAE, linear, least squares": {"bilinear_rank": 0, "koopman": "lstsq"},

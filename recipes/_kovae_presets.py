@@ -4,11 +4,17 @@
 on a model that is right; `old` those of its first version, which had no
 controls; `effective` is what that code really ran, `orrery.zoo.legacy.kovae`.
 `lean` is Orrery's own: half the width but twice the latent numbers, no dropout,
-a bounded operator, and dynamics that are bilinear in what acts.
+a bounded operator, dynamics that are bilinear in what acts, and a forecast that
+counts for a hundred times as much as telling the past again.
 """
 
 MODELS = {
-    "lean": {"latent_dim": 128, "bilinear_rank": 64},
+    "lean": {
+        "latent_dim": 128,
+        "bilinear_rank": 64,
+        "alpha": 100.0,
+        "beta": 0.1,
+    },
     "new": {
         "latent_dim": 64,
         "hidden_dim": 256,
