@@ -197,7 +197,7 @@ def test_a_plant_under_control(recipe, tmp_path, capsys):
     pytest.importorskip("osqp")
     recipe("koopman_mpc", "--smoke", "--out", tmp_path)
     found = json.loads((tmp_path / "metrics.json").read_text())
-    assert set(found) == {"mpc", "pi", "openloop"}
+    assert set(found) == {"mpc", "pi", "retuned", "openloop"}
     for indices in found.values():
         assert 1e3 < indices["EQI"] < 5e4 and 1e4 < indices["OCI"] < 3e4
     assert found["mpc"]["solve_ms_median"] > 0
@@ -208,6 +208,8 @@ def test_a_plant_under_control(recipe, tmp_path, capsys):
         (("--days", 0.5), "--days must be"),
         (("--model", "x", "--steps", 3), "--steps has no effect"),
         (("--price", 0), "--price must be"),
+        (("--tracking", -1), "--tracking must be"),
+        (("--setpoints", 0, 2), "--setpoints must be"),
         (("--model", "x", "--seed", 3), "--seed has no effect"),
         (("--model", "x", "--forecaster", "MamKO"), "--forecaster has no"),
         (("--controllers", "pi", "--foresight"), "--foresight has no"),

@@ -37,9 +37,13 @@ def model():
 
 
 def controlled(forecast):
-    """Ammonia and nitrate of the last tank, and their sum."""
-    nitrogen = [forecast[:, MEASURED.index(n)] for n in ("SNH5", "SNO5")]
-    return np.stack([*nitrogen, sum(nitrogen)], axis=1)
+    """What the programme is about, `(H, 5)`."""
+    names = ("SNH5", "SNO5", "SO5", "SNO2")
+    ammonia, nitrate, oxygen, tank_2 = (
+        forecast[:, MEASURED.index(name)] for name in names
+    )
+    total = ammonia + nitrate
+    return np.stack([ammonia, nitrate, total, oxygen, tank_2], axis=1)
 
 
 def test_the_gain_is_what_controls_add_to_the_forecast(model):
@@ -54,7 +58,7 @@ def test_the_gain_is_what_controls_add_to_the_forecast(model):
         controlled(model.forecast(rows, x, flow)) for x in (0 * u, u)
     )
     np.testing.assert_allclose(offset, free, rtol=1e-3, atol=1e-3)
-    added = (gain @ u.ravel()).reshape(H, 3)
+    added = (gain @ u.ravel()).reshape(H, 5)
     np.testing.assert_allclose(added, found - free, atol=1e-3)
 
 
@@ -67,13 +71,13 @@ def test_other_forecasters_are_told_to_first_order(make):
     flow, plan = np.full(H, 2e4), np.full((H, 2), [100.0, 3e4])
     offset, gain = KoopmanMPC(other).response(rows, flow, plan)
     near = plan + RNG.uniform(-1, 1, (H, 2)) * [2.0, 800.0]
-    told = offset + (gain @ near.ravel()).reshape(H, 3)
+    told = offset + (gain @ near.ravel()).reshape(H, 5)
     plain, truth = (
         controlled(other.forecast(rows, x, flow[:, None])) for x in (plan, near)
     )
     assert np.abs(told - truth).max() < 0.1 * np.abs(truth - plain).max()
     # No control acts on what was before it.
-    blocks = np.abs(gain.reshape(H, 3, H, 2)).max(axis=(1, 3))
+    blocks = np.abs(gain.reshape(H, 5, H, 2)).max(axis=(1, 3))
     assert np.triu(blocks, 1).max() < 1e-9
 
 
@@ -86,7 +90,29 @@ def test_dear_changes_are_not_made(model):
 def test_dear_energy_is_not_spent(model):
     rows = process().log("train")[0][:L]
     chosen = KoopmanMPC(model, price=1e3, change=0.0).control(rows)
-    np.testing.assert_allclose(chosen, 0.0, atol=0.5)
+    np.testing.assert_allclose(chosen, [20.0, 0.0], atol=0.5)
+
+
+def test_set_points_are_held():
+    controller = KoopmanMPC(
+        Tank(), price=0.0, change=0.0, tracking=1e6, setpoints=(1.5, 3.0)
+    )
+    rows = np.full((L, X + 3), 2.0)
+    rows[:, X:] = [100.0, 3e4, 2e4]
+    # Oxygen is KLa5 / 80, nitrate of the second tank Qa / 10,000, at once.
+    np.testing.assert_allclose(controller.control(rows), [120, 3e4], rtol=0.01)
+
+
+class Tank:
+    """A forecaster in which controls act at once, and straight."""
+
+    observed_dim, control_dim, disturbance_dim, horizon = X, 2, 1, H
+
+    def forecast(self, rows, controls, flow):
+        told = np.full((*controls.shape[:2], X), 1.0)
+        told[..., MEASURED.index("SO5")] = controls[..., 0] / 80
+        told[..., MEASURED.index("SNO2")] = controls[..., 1] / 10_000
+        return told
 
 
 def test_what_is_not_known_yet_is_not_looked_at(model):
@@ -100,5 +126,9 @@ def test_what_is_not_known_yet_is_not_looked_at(model):
 def test_other_models_are_refused(model):
     with pytest.raises(ValueError, match="sensors"):
         KoopmanMPC(KoVAE(3, 2, 1, L, H, decoder="linear"))
+    with pytest.raises(ValueError, match="`tracking` must be"):
+        KoopmanMPC(model, tracking=-1.0)
+    with pytest.raises(ValueError, match="`setpoints` must be two"):
+        KoopmanMPC(model, setpoints=(1.0,))
     with pytest.raises(ValueError, match="`low` must be below"):
         KoopmanMPC(model, low=(0.0, 5e4), high=(240.0, 5e4))
