@@ -7,9 +7,10 @@ Two weeks of each weather, the second judged. `PI` is the benchmark's control,
 `PI, retuned` the same at the set-points of the MPC. `MPC` is `KoopmanMPC` with
 its defaults, which were fixed on generated weather; a KoVAE of the preset
 `lean` forecasts for it, 2,000 steps on episodes of varied dry and rainy weeks,
-those without controllers (`open loop`) or all of them (`all`); it is not told
-the flow to come. `EQI over PI` and `OCI over PI` in per cent, mean over models
-with its 95 % t interval in the rows `mean`.
+those without controllers (`open loop`) or all of them (`all`). `flow`: what it
+takes for the flow to come, that of the day before, scaled, the last one
+(`held`), or what will come (`known`). `EQI over PI` and `OCI over PI` in per
+cent, mean over models with its 95 % t interval in the rows `mean`.
 
 Needs the benchmark's influent files in ORRERY_DATA_DIR.
 """
@@ -62,7 +63,7 @@ def main(argv=None):
 def experiment(arguments):
     """Yields a row of each weather and controller."""
     import numpy as np
-    from _mpc_experiment import SETPOINTS, control, season, weather_of
+    from _mpc_experiment import FLOWS, SETPOINTS, control, season, weather_of
     from orrery.datasets import BSM1Plant, plant_performance, simulate_plant
     from orrery.zoo.koopman_mpc import SETPOINTS as MPC_SETPOINTS
     from orrery.zoo.koopman_mpc import KoopmanMPC
@@ -78,7 +79,7 @@ def experiment(arguments):
         found = plant_performance(plant, run, days / 2, days)
         peers.setdefault(weather, found)
         of = peers[weather]
-        shown = {"trained_on": "", "seed": "", **model}
+        shown = {"trained_on": "", "flow": "", "seed": "", **model}
         shown |= {key.replace(" ", "_"): found[key] for key in KEPT}
         for key in ("EQI", "OCI"):
             shown[f"{key}_over_PI"] = 100 * (found[key] / of[key] - 1)
@@ -94,9 +95,13 @@ def experiment(arguments):
             run = simulate_plant(plant, start, influent, setpoints=held)
             yield row(weather, name, run)
     for kind, seed, model in models(arguments):
-        for weather, influent in inputs.items():
-            run, seconds = control(plant, start, influent, KoopmanMPC(model))
-            yield row(weather, "MPC", run, seconds, trained_on=kind, seed=seed)
+        told = {"trained_on": kind, "seed": seed}
+        for flow in FLOWS if kind == "open loop" else ("daily",):
+            for weather, influent in inputs.items():
+                run, seconds = control(
+                    plant, start, influent, KoopmanMPC(model), flow
+                )
+                yield row(weather, "MPC", run, seconds, flow=flow, **told)
 
 
 def models(arguments):
@@ -133,9 +138,8 @@ def means(rows):
     kinds = {}
     for row in rows:
         if row["trained_on"]:
-            kinds.setdefault((row["weather"], row["trained_on"]), []).append(
-                row
-            )
+            key = row["weather"], row["trained_on"], row["flow"]
+            kinds.setdefault(key, []).append(row)
     out = []
     for own in kinds.values():
         if len(own) < 2:

@@ -25,7 +25,7 @@ from orrery.datasets.plant_episodes import (
     storm_influent,
 )
 from orrery.datasets.plant_performance import LIMITS
-from orrery.zoo.koopman_mpc import KoopmanMPC
+from orrery.zoo.koopman_mpc import KoopmanMPC, daily_flow
 
 # Of oxygen and nitrate, g/m3: the benchmark's.
 SETPOINTS = (2.0, 1.0)
@@ -35,6 +35,11 @@ NAMES = {
     "pi": "PI controllers",
     "retuned": "PI controllers at the MPC's set-points",
     "openloop": "open loop",
+}
+FLOWS = {
+    "daily": "taken to be that of the day before, scaled",
+    "held": "taken to stay as it is",
+    "known": "known",
 }
 SHOWN = ("EQI", "OCI", "AE", "PE", "SP")
 
@@ -78,7 +83,7 @@ def run(arguments):
                 arguments.setpoints,
             )
             run_, seconds = control(
-                plant, start, weather, controller, arguments.foresight
+                plant, start, weather, controller, arguments.flow
             )
         else:
             held = {
@@ -180,12 +185,12 @@ def trained(forecaster, data, seed, steps, batch_size=256):
     return train(forecaster, seed, data, settings)
 
 
-def control(plant, start, weather, controller, foresight=False):
+def control(plant, start, weather, controller, flow="daily"):
     """The plant under a controller that acts every 15 minutes.
 
     The first rows, of which it has no log yet, are those of the PI controllers.
-    With `foresight` it is told the flow to come. Returns the run, and the
-    seconds of each decision.
+    `flow`, one of `FLOWS`, is what it takes for the flow to come. Returns the
+    run, and the seconds of each decision.
     """
     first = controller.model.history_rows
     run = simulate_plant(
@@ -198,12 +203,8 @@ def control(plant, start, weather, controller, foresight=False):
         outputs = measured(plant, np.array(states[recent]))
         given = np.array(held[row - first + 1 : row] + held[-1:])
         log = np.column_stack([outputs, given, weather[recent, FLOW]])
-        flow = None
-        if foresight:
-            ahead = np.minimum(row + np.arange(steps), len(weather) - 1)
-            flow = weather[ahead, FLOW]
         begin = time.perf_counter()
-        chosen = controller.control(log, flow)
+        chosen = controller.control(log, _flow(flow, weather, row, steps))
         seconds.append(time.perf_counter() - begin)
         step = simulate_plant(
             plant, states[-1], weather[row : row + 2], chosen[None]
@@ -217,6 +218,15 @@ def control(plant, start, weather, controller, foresight=False):
         "controls": np.array(held),
         "influent": weather,
     }, seconds
+
+
+def _flow(kind, weather, row, steps):
+    if kind == "known":
+        ahead = np.minimum(row + np.arange(steps), len(weather) - 1)
+        return weather[ahead, FLOW]
+    if kind == "held" or row <= PER_DAY:
+        return None
+    return daily_flow(weather[:row, FLOW], steps)
 
 
 def draw(folder, plant, runs, weather):
@@ -263,8 +273,7 @@ def write_report(folder, arguments, indices):
         f"{arguments.tracking:g} kg/d; its set-points are "
         f"{arguments.setpoints[0]:g} of oxygen and {arguments.setpoints[1]:g} "
         f"of nitrate, the benchmark's {SETPOINTS[0]:g} and {SETPOINTS[1]:g}. "
-        "The flow to come is "
-        f"{'known' if arguments.foresight else 'taken to stay as it is'}.",
+        f"The flow to come is {FLOWS[arguments.flow]}.",
         "",
         "EQI: pollution that leaves, kg/d. OCI: energy and sludge; AE, PE: "
         "aeration and pumping, kWh/d; SP: sludge, kg/d.",

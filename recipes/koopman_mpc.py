@@ -16,6 +16,7 @@ Numbers, pictures and `report.md` are left in `--out`.
 import _command_line
 
 CONTROLLERS = ("mpc", "pi", "retuned", "openloop")
+FLOWS = ("daily", "held", "known")
 WEATHERS = ("generated", "generated_storm", "dry", "rain", "storm")
 
 
@@ -77,9 +78,11 @@ def command_line(argv=None):
         help="of the MPC and of the retuned controllers, g/m3",
     )
     add(
-        "--foresight",
-        action="store_true",
-        help="the flow to come is known; else it is taken to stay",
+        "--flow",
+        default="daily",
+        choices=FLOWS,
+        help="what the MPC takes for the flow to come: that of the day before, "
+        "scaled; the last one, held; or what will come",
     )
     flags.set_defaults(batch_size=256)
     arguments = _command_line.parse(flags, argv)
@@ -104,7 +107,7 @@ def command_line(argv=None):
                 flags.error(f"--{flag} has no effect with --model")
     if "mpc" not in arguments.controllers:
         names = ("model", "forecaster", "size", "steps", "price", "change")
-        names += ("tracking", "foresight", "batch_size", "seed")
+        names += ("tracking", "flow", "batch_size", "seed")
         for name in names:
             if getattr(arguments, name) != flags.get_default(name):
                 flag = name.replace("_", "-")

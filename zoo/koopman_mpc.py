@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from .._checks import check_real
+from .._checks import check_integer, check_real
 from ..datasets.bsm1 import BSM1Plant
+from ..datasets.influent import PER_DAY
 from ..datasets.plant_episodes import MEASURED
 from ..datasets.plant_performance import LIMITS, STIRRED
 from .linear_mpc import LinearMPC
@@ -19,6 +20,39 @@ HELD = ("SO5", "SNO2")
 SETPOINTS = (1.0, 2.0)
 # Step of the difference quotients, of a control's range.
 PROBE = 0.05
+
+
+def daily_flow(past, steps):
+    """The flow to come, from that of a day before.
+
+    Rises and falls as it did then, from where it is now,
+    `q_{t+h} = q_{t+h-96} q_{t-1} / q_{t-97}`: rain that sets in is taken to go
+    on, the sewers of a town keep their hours.
+
+    Args:
+        past: array `(n,)`, flows of more than a day, 15 minutes a row, the last
+            one last; above 0.
+        steps: int in [1, 96].
+
+    Returns:
+        Float64 array `(steps,)`, the flow of the next rows.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    check_integer("steps", steps, 1)
+    if steps > PER_DAY:
+        raise ValueError(
+            f"`steps` must be at most {PER_DAY}. Received: steps={steps}"
+        )
+    past = np.asarray(past, "float64")
+    if past.ndim != 1 or len(past) <= PER_DAY or not (past > 0).all():
+        raise ValueError(
+            f"`past` must be more than {PER_DAY} flows above 0. Received: "
+            f"shape {past.shape}, least {past.min(initial=np.inf):g}"
+        )
+    day = past[-PER_DAY:]
+    return day[:steps] * past[-1] / past[-PER_DAY - 1]
 
 
 class KoopmanMPC:
@@ -134,8 +168,8 @@ class KoopmanMPC:
             rows: array `(L, 14)`, the last rows of the log: sensors, controls,
                 flow. Controls and flow of the last row are not known yet: what
                 stands there is not looked at.
-            flow: array `(H,)`, of the influent to come, m3/d. Defaults to
-                `None`, that of the row before.
+            flow: array `(H,)`, of the influent to come, m3/d, as `daily_flow`
+                tells it. Defaults to `None`, that of the row before.
 
         Returns:
             Float64 array `(2,)`.

@@ -212,7 +212,7 @@ def test_a_plant_under_control(recipe, tmp_path, capsys):
         (("--setpoints", 0, 2), "--setpoints must be"),
         (("--model", "x", "--seed", 3), "--seed has no effect"),
         (("--model", "x", "--forecaster", "MamKO"), "--forecaster has no"),
-        (("--controllers", "pi", "--foresight"), "--foresight has no"),
+        (("--controllers", "pi", "--flow", "known"), "--flow has no"),
     ):
         with pytest.raises(SystemExit):
             recipe("koopman_mpc", *given)

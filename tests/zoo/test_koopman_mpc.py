@@ -8,7 +8,7 @@ from orrery.datasets.plant_episodes import MEASURED
 from orrery.zoo import KoVAE, MamKO
 
 pytest.importorskip("osqp")
-from orrery.zoo.koopman_mpc import KoopmanMPC  # noqa: E402
+from orrery.zoo.koopman_mpc import KoopmanMPC, daily_flow  # noqa: E402
 
 pytestmark = pytest.mark.one_backend("torch")
 L, H, X = 4, 5, len(MEASURED)
@@ -122,6 +122,19 @@ def test_what_is_not_known_yet_is_not_looked_at(model):
     changed[-1, X:] = np.nan
     np.testing.assert_allclose(controller.control(changed), before, rtol=1e-3)
     assert (before >= 0).all() and (before <= [240, 92_230]).all()
+
+
+def test_the_flow_rises_and_falls_as_the_day_before():
+    days = np.arange(3 * 96) / 96
+    flow = 2e4 + 5e3 * np.sin(2 * np.pi * days)
+    np.testing.assert_allclose(daily_flow(flow[:200], 5), flow[200:205])
+    # Rain that has doubled it is taken to go on.
+    flow[199:] *= 2
+    np.testing.assert_allclose(daily_flow(flow[:200], 5), flow[200:205])
+    with pytest.raises(ValueError, match="`past` must be more than 96 flows"):
+        daily_flow(flow[:96], 5)
+    with pytest.raises(ValueError, match="`steps` must be at most 96"):
+        daily_flow(flow, 97)
 
 
 def test_other_models_are_refused(model):
