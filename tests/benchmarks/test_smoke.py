@@ -451,3 +451,25 @@ def test_kovae_step(smoke, tmp_path):
         numbers(row, "step_ms", "over_peer", "first_epoch_s", "epochs_401_h")
         if row["way"] == "PyTorch by hand":
             assert float(row["over_peer"]) == 1
+
+
+def test_plant_control(smoke, tmp_path):
+    pytest.importorskip("osqp")
+    rows = smoke("plant_control", *SMOKE, "--seeds", 2, "--out", tmp_path)
+    for row in rows:
+        numbers(row, "EQI", "OCI")
+    pi = rows[0]
+    assert (pi["control"], float(pi["EQI_over_PI"])) == ("PI", 0)
+    mpc = [row for row in rows if row["control"] == "MPC"]
+    kinds = {(row["trained_on"], row["flow"]) for row in mpc}
+    expected = {("open loop", flow) for flow in ("daily", "held", "known")}
+    assert kinds == expected | {("all", "daily")}
+    for kind in kinds:
+        seeds = {
+            row["seed"]: float(row["EQI_over_PI"])
+            for row in mpc
+            if (row["trained_on"], row["flow"]) == kind
+        }
+        mean = (seeds["0"] + seeds["1"]) / 2
+        assert seeds["mean"] == pytest.approx(mean, rel=1e-3, abs=1e-3)
+        numbers(mpc[0], "step_ms_median", "step_ms_99")
