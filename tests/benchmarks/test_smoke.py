@@ -473,3 +473,15 @@ def test_plant_control(smoke, tmp_path):
         mean = (seeds["0"] + seeds["1"]) / 2
         assert seeds["mean"] == pytest.approx(mean, rel=1e-3, abs=1e-3)
         numbers(mpc[0], "step_ms_median", "step_ms_99")
+
+
+def test_interval_coverage(smoke, tmp_path):
+    rows = smoke("interval_coverage", *SMOKE, "--out", tmp_path)
+    for kind in ("validation", "all others"):
+        *episodes, mean = (
+            float(row["coverage"])
+            for row in rows
+            if row["stretched_on"] == kind
+        )
+        assert all(0 <= share <= 1 for share in episodes)
+        assert mean == pytest.approx(statistics.mean(episodes), abs=1e-4)
