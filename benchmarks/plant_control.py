@@ -25,7 +25,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "recipes"))
 
 import _command_line  # noqa: E402
 
-WEATHERS = ("generated", "generated_storm", "dry", "rain", "storm")
+WEATHERS = (
+    "generated",
+    "generated_rain",
+    "generated_storm",
+    "dry",
+    "rain",
+    "storm",
+)
 STEPS, DAYS = 2000, 14.0
 SMOKE_STEPS, SMOKE_DAYS = 2, 1.0
 KEPT = ("EQI", "OCI", "AE", "PE", "SP", "above SNH", "above TN")

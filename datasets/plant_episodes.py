@@ -93,6 +93,23 @@ def storm_influent(days=14):
     return influent
 
 
+def rain_influent(days=14):
+    """Generated dry weather with two rains, that go on for long.
+
+    The flow rises to 2.2 times for a seventh of all days, later to 1.7 times
+    for a twentieth, and all concentrations are as much smaller.
+
+    Returns:
+        A float64 array `(96 days + 1, 14)`.
+    """
+    influent = generated_influent(days)
+    for begin, end, rise in ((0.607, 0.75, 2.2), (0.821, 0.871, 1.7)):
+        event = slice(*(round(x * days * PER_DAY) for x in (begin, end)))
+        influent[event, :FLOW] /= rise
+        influent[event, FLOW] *= rise
+    return influent
+
+
 def random_controls(steps, kind, generator, dwell=None):
     """Controls, or set-points, that let a plant show what it does.
 

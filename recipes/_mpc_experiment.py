@@ -21,6 +21,7 @@ from orrery.datasets.influent import FLOW, PER_DAY
 from orrery.datasets.plant_episodes import (
     MEASURED,
     measured,
+    rain_influent,
     seasoned_state,
     storm_influent,
 )
@@ -117,6 +118,8 @@ def weather_of(name, days, data_dir=None):
     rows = round(days * PER_DAY) + 1
     if name == "generated":
         return generated_influent(days)[:rows]
+    if name == "generated_rain":
+        return rain_influent(days)[:rows]
     if name == "generated_storm":
         return storm_influent(days)[:rows]
     return load_influent(name, data_dir)[:rows]

@@ -17,7 +17,14 @@ import _command_line
 
 CONTROLLERS = ("mpc", "pi", "retuned", "openloop")
 FLOWS = ("daily", "held", "known")
-WEATHERS = ("generated", "generated_storm", "dry", "rain", "storm")
+WEATHERS = (
+    "generated",
+    "generated_rain",
+    "generated_storm",
+    "dry",
+    "rain",
+    "storm",
+)
 
 
 def command_line(argv=None):
@@ -66,14 +73,14 @@ def command_line(argv=None):
     add(
         "--tracking",
         type=float,
-        default=300.0,
+        default=3e3,
         help="price of being 1 g/m3 off a set-point, kg/d",
     )
     add(
         "--setpoints",
         type=float,
         nargs=2,
-        default=(1.0, 2.0),
+        default=(1.25, 2.0),
         metavar=("OXYGEN", "NITRATE"),
         help="of the MPC and of the retuned controllers, g/m3",
     )

@@ -15,6 +15,7 @@ from orrery.datasets.plant_episodes import (
     MEASURED,
     measured,
     random_controls,
+    rain_influent,
     storm_influent,
     varied_influent,
 )
@@ -311,6 +312,14 @@ def test_a_storm_that_needs_no_file():
     assert storm[:, FLOW].max() > 45_000
     loads = (storm[:, 2] * storm[:, FLOW]) / (dry[:, 2] * dry[:, FLOW])
     assert loads.max() == pytest.approx(5)
+
+
+def test_rain_that_needs_no_file():
+    rain, dry = rain_influent(), generated_influent()
+    rise = rain[:, FLOW] / dry[:, FLOW]
+    assert (rise.max(), rise.min()) == pytest.approx((2.2, 1))
+    assert 0.18 < (rise > 1).mean() < 0.21
+    np.testing.assert_allclose(rain[:, 9] * rise, dry[:, 9])
 
 
 @pytest.mark.parametrize(
