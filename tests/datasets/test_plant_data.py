@@ -14,8 +14,8 @@ from orrery.datasets.plant_episodes import (
     LOW,
     MEASURED,
     measured,
-    random_controls,
     rain_influent,
+    random_controls,
     storm_influent,
     varied_influent,
 )
