@@ -10,7 +10,7 @@ from .._checks import check_integer, check_real
 class KoVAEEncoder(keras.layers.Layer):
     """A Gaussian of the latent state at each row of a series, and a sample.
 
-    Recurrent layers, then normalisation, tanh and dropout, then mean and log
+    Recurrent layers, normalisation, activation and dropout, then mean and log
     variance of `q(z_t | x_1 ... x_t)`, and `z_t = mu_t + exp(logvar_t / 2)
     eps`. Unless it is bidirectional, nothing at t knows of what comes after t,
     as forecasts need it.
@@ -22,6 +22,7 @@ class KoVAEEncoder(keras.layers.Layer):
         bidirectional: bool, whether every row sees all, as generation may.
             Defaults to `False`.
         norm: `"layer"`, `"batch"` or `None`. Defaults to `"layer"`.
+        activation: name of a Keras activation, or `None`. Defaults to `"tanh"`.
         dropout: float in [0, 1). Defaults to `0.1`.
         logvar_range: pair of floats that the log variance is clipped to.
             Defaults to `(-8.0, 4.0)`.
@@ -57,6 +58,7 @@ class KoVAEEncoder(keras.layers.Layer):
         num_layers=1,
         bidirectional=False,
         norm="layer",
+        activation="tanh",
         dropout=0.1,
         logvar_range=(-8.0, 4.0),
         seed=None,
@@ -81,6 +83,7 @@ class KoVAEEncoder(keras.layers.Layer):
         self.num_layers = num_layers
         self.bidirectional = bidirectional
         self.norm = norm
+        self.activation = keras.activations.get(activation)
         self.dropout_rate = dropout
         self.logvar_range = (float(low), float(high))
         self.seed = seed
@@ -114,7 +117,7 @@ class KoVAEEncoder(keras.layers.Layer):
             x = layer(x, training=training)
         if self.normalization is not None:
             x = self.normalization(x, training=training)
-        x = self.dropout(ops.tanh(x), training=training)
+        x = self.dropout(self.activation(x), training=training)
         mean = ops.cast(self.mean(x), "float32")
         logvar = ops.clip(
             ops.cast(self.logvar(x), "float32"), *self.logvar_range
@@ -139,6 +142,7 @@ class KoVAEEncoder(keras.layers.Layer):
             "num_layers": self.num_layers,
             "bidirectional": self.bidirectional,
             "norm": self.norm,
+            "activation": keras.activations.serialize(self.activation),
             "dropout": self.dropout_rate,
             "logvar_range": list(self.logvar_range),
             "seed": self.seed,
@@ -160,14 +164,15 @@ def normalization_layer(norm, dtype=None):
     Raises:
         ValueError: if `norm` is none of "layer", "batch" and `None`.
     """
-    layers = {
-        "layer": keras.layers.LayerNormalization,
-        "batch": keras.layers.BatchNormalization,
-    }
     if norm is None:
         return None
-    if norm not in layers:
-        raise ValueError(
-            f"`norm` must be 'layer', 'batch' or None. Received: norm={norm!r}"
-        )
-    return layers[norm](dtype=dtype, name="normalization")
+    options = {"dtype": dtype, "name": "normalization"}
+    if norm == "layer":
+        return keras.layers.LayerNormalization(**options)
+    if norm == "batch":
+        # PyTorch's momentum, as the paper has it: at 0.99 the averages lag
+        # behind weights that move on until the last step.
+        return keras.layers.BatchNormalization(momentum=0.9, **options)
+    raise ValueError(
+        f"`norm` must be 'layer', 'batch' or None. Received: norm={norm!r}"
+    )
